@@ -1,0 +1,70 @@
+"""Patient → fold: stratified by label, saved once as a table, the same for every configuration."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
+
+
+def make_split(patients: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
+    """Assign every patient to the one fold that validates it.
+
+    Args:
+        patients: columns patient_id, label (0 benign, 1 malignant); one row per patient.
+        folds: number of folds.
+        seed: of the shuffle; the order of the rows does not matter.
+
+    Returns:
+        patient_id, label, fold (0-based), sorted by patient_id.
+
+    Raises:
+        ValueError: a class has fewer patients than there are folds.
+    """
+    table = patients[["patient_id", "label"]].sort_values("patient_id", ignore_index=True)
+    smallest = int(np.bincount(table["label"], minlength=2).min())
+    if smallest < folds:
+        raise ValueError(
+            f"folds.count={folds}: one class has only {smallest} patients, so some folds could not be scored; "
+            f"write folds.count={max(2, smallest)} or less, or add patients"
+        )
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    for fold, (_, held_out) in enumerate(splitter.split(table, table["label"])):
+        table.loc[held_out, "fold"] = fold
+    return table.astype({"fold": int})
+
+
+def inner_validation(split: pd.DataFrame, fold: int, fraction: float, seed: int) -> frozenset[str]:
+    """Patients kept apart from the training patients of a fold to stop early; never patients of the fold itself.
+
+    Args:
+        split: what `make_split` returned.
+        fold: the held-out fold.
+        fraction: share of the training patients, stratified by label, at least one of each class.
+        seed: of the draw; together with the fold it decides the whole.
+    """
+    training = split[split["fold"] != fold]
+    size = max(2, round(fraction * len(training)))
+    splitter = StratifiedShuffleSplit(1, test_size=size, random_state=seed + fold)
+    _, inner = next(splitter.split(training, training["label"]))
+    return frozenset(training["patient_id"].iloc[inner])
+
+
+def shuffle_labels(lesions: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The same lesion slices with the labels permuted between patients: what a classifier scores by chance alone."""
+    patients = lesions.groupby("patient_id")["label"].first()
+    permuted = pd.Series(np.random.default_rng(seed).permutation(patients.to_numpy()), index=patients.index)
+    return lesions.assign(label=lesions["patient_id"].map(permuted))
+
+
+def split_digest(split: pd.DataFrame) -> str:
+    """Sixteen hexadecimal digits that stand for the whole table, labels included."""
+    return hashlib.sha256(split.to_csv(index=False).encode()).hexdigest()[:16]
+
+
+def read_split(path: Path) -> pd.DataFrame:
+    """The saved table: patient_id as text, label, fold."""
+    return pd.read_csv(path, dtype={"patient_id": str, "label": int, "fold": int}, keep_default_na=False)

@@ -1,0 +1,89 @@
+"""python -m sweep: the table of contents.
+
+python -m sweep [key=value …]                 run a sweep, or go on with it where it was interrupted
+python -m sweep phantom FOLDER [patients=N] [seed=N]   write a synthetic cohort as DICOM files
+python -m sweep report runs/NAME              write the report of a run again
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sweep.compose import default_settings, load_settings
+from sweep.settings import SettingsError, flatten
+
+BAD_INPUT, INTERRUPTED = 2, 130
+log = logging.getLogger("sweep")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit codes: 0 done, 1 failed folds, 2 bad settings or input, 130 interrupted."""
+    _log_to_terminal()
+    try:
+        match arguments:
+            case [*_, "--help" | "-h"] | ["help"]:
+                print(_help())
+                return 0
+            case ["phantom", folder, *options]:
+                return _phantom(Path(folder), options)
+            case ["report", folder]:
+                return _report(Path(folder))
+            case ["phantom" | "report" as command, *_]:
+                raise SettingsError(f"{command}: name a folder, as in `python -m sweep {command} FOLDER`")
+            case _:
+                return _sweep(arguments)
+    except KeyboardInterrupt:
+        log.warning("interrupted: the same command goes on where this one stopped")
+        return INTERRUPTED
+    except ValueError as error:  # every module's own errors about what it was given are ValueErrors
+        if not type(error).__module__.startswith(("sweep.", "datasets.", "lightning_modules.")):
+            raise
+        print(f"sweep: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _sweep(overrides: Sequence[str]) -> int:
+    settings = load_settings(overrides)
+    from sweep.run import run_sweep
+
+    return run_sweep(settings)
+
+
+def _phantom(folder: Path, options: Sequence[str]) -> int:
+    values = {"patients": 96, "seed": 2022}
+    for option in options:
+        key, _, value = option.partition("=")
+        if key not in values or not value.isdecimal():
+            raise SettingsError(f"{option}: write patients=N or seed=N with a whole number")
+        values[key] = int(value)
+    from datasets.phantom import write_phantom
+
+    write_phantom(folder, **values)
+    log.info("wrote a synthetic cohort of %d patients to %s", values["patients"], folder)
+    return 0
+
+
+def _report(folder: Path) -> int:
+    from sweep.report import write_report
+
+    log.info("report: %s", write_report(folder))
+    return 0
+
+
+def _help() -> str:
+    settings = (f"  {name}={value}" for name, value in flatten(default_settings()).items())
+    return "\n".join([str(__doc__), "Settings with their values; conf/ explains each:", *settings])
+
+
+def _log_to_terminal() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

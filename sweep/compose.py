@@ -1,0 +1,150 @@
+"""conf/*.yaml and the command line in, one frozen Settings object or one clear line out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sweep.settings import SEARCHABLE, Data, Range, Settings, SettingsError, Value, flatten, setting_type
+
+
+def load_settings(overrides: Sequence[str]) -> Settings:
+    """Compose conf/ with the command line's `key=value` overrides and validate the whole.
+
+    Raises:
+        SettingsError: an unknown key, an impossible value, or a file that is missing; always one line.
+    """
+    settings = _validated(_compose(overrides))
+    _check_data(settings.data)
+    _check_weights(settings.model.weights)
+    _check_space(settings)
+    return settings
+
+
+def default_settings() -> dict[str, Any]:
+    """conf/ as it stands, nested, before anything is overridden."""
+    return _compose([])
+
+
+def _compose(overrides: Sequence[str]) -> dict[str, Any]:
+    from hydra import compose, initialize_config_module
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        ranges = [o for o in parsed if o.key_or_group.startswith("search.space.") and not o.is_delete()]
+        others = [o.input_line or "" for o in parsed if o not in ranges]
+        with initialize_config_module("conf", version_base="1.3"):
+            config = compose("config", overrides=others)
+        for override in ranges:
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=False, force_add=True)
+        tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SettingsError(_one_line(str(error))) from error
+    if not isinstance(tree, dict):
+        raise SettingsError("conf/config.yaml must hold a mapping of settings")
+    return {str(key): value for key, value in tree.items()}
+
+
+def _one_line(message: str) -> str:
+    """Hydra's explanation on one line, with the nearest known setting where a key is unknown."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    unknown = next((line.split("'")[1] for line in lines if line.startswith("Could not override '")), None)
+    if unknown is None:
+        return "; ".join(line for line in lines if not line.startswith(("full_key", "object_type")))
+    return f"{unknown}: there is no such setting{_nearest(unknown)}; `python -m sweep --help` lists all"
+
+
+def _nearest(name: str) -> str:
+    known = list(flatten(default_settings()))
+    close = difflib.get_close_matches(name, known, n=1) or [k for k in known if k.endswith(f".{name}")][:1]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _validated(tree: dict[str, Any]) -> Settings:
+    tree["search"]["space"] = dict(_flat(tree["search"].get("space") or {}))
+    try:
+        return Settings(**tree)
+    except ValidationError as error:
+        raise SettingsError("; ".join(map(_sentence, error.errors()))) from error
+
+
+def _flat(space: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in space.items():
+        if value is None:
+            continue
+        if isinstance(value, dict) and not value.keys() & Range.model_fields.keys():
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _sentence(error: Any) -> str:
+    """'model.learning_rate=-1: should be greater than 0' from one of pydantic's errors."""
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting{_nearest(name)}"
+    problem = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{name}={error['input']}: {problem}"
+
+
+def _check_data(data: Data) -> None:
+    if data.source == "phantom":
+        if data.root is not None and not data.root.exists():
+            raise SettingsError(f"data.root={data.root}: no such folder; name an existing one, with data=dicom")
+        for name, value in (("data.root", data.root), ("data.annotations", data.annotations)):
+            if value is not None:
+                raise SettingsError(f"{name}={value}: the phantom writes its own files; add data=dicom to use yours")
+        if data.phantom is None:
+            raise SettingsError("data.phantom=null: data=phantom needs data.phantom.patients and data.phantom.seed")
+        return
+    if data.root is None or not data.root.is_dir():
+        raise SettingsError(f"data.root={data.root}: no such folder; name the folder that holds the DICOM files")
+    if data.annotations is None or not data.annotations.is_file():
+        raise SettingsError(f"data.annotations={data.annotations}: no such file; name the CSV file of lesion slices")
+
+
+def _check_weights(weights: str) -> None:
+    if weights not in ("none", "imagenet") and not Path(weights).is_file():
+        raise SettingsError(f"model.weights={weights}: no such file; write none, imagenet, or the path of a state dict")
+
+
+def _check_space(settings: Settings) -> None:
+    """Both ends of every range must be settings that a training accepts, and configuration 0 must lie inside."""
+    for name in settings.search.space:
+        if setting_type(name) is None:
+            sections = ", ".join(SEARCHABLE)
+            raise SettingsError(f"search.space.{name}: no such setting{_nearest(name)}; ranges may stand in {sections}")
+    own = settings.own_values()
+    for name, span in settings.search.space.items():
+        for value in span.ends():
+            _check_configuration(settings, name, value)
+        if not span.holds(own[name]):
+            raise SettingsError(
+                f"{name}={own[name]}: lies outside search.space.{name} ({span}); "
+                f"configuration 0 takes the setting's own value, so write one inside, e.g. {name}={span.ends()[0]}"
+            )
+    _check_configuration(settings, "input.context", settings.input.context)
+    if not settings.search.space and settings.search.configurations > 1:
+        count = settings.search.configurations
+        raise SettingsError(
+            f"search.configurations={count}: nothing is searched, so write 1, or give search.space a range"
+        )
+
+
+def _check_configuration(settings: Settings, name: str, value: Value) -> None:
+    try:
+        context = settings.configuration({name: value}).input.context
+    except ValidationError as error:
+        raise SettingsError(f"search.space.{_sentence(error.errors()[0])}") from error
+    if context > settings.data.widest_context:
+        raise SettingsError(
+            f"input.context={context}: wider than the stored patches; write a smaller one or data.widest_context={context}"
+        )

@@ -1,0 +1,119 @@
+"""What a sweep shows while it works: a table that redraws itself on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from sweep.search import Candidate, Search
+
+log = logging.getLogger("sweep")
+
+
+class Display:
+    """Progress of the folds of a sweep, redrawn at most twice a second."""
+
+    def __init__(self, search: Search, total: int, epoch: Callable[[Candidate, int], int]) -> None:
+        """Args:
+        search: whose candidates are shown.
+        total: number of configurations that the sweep will have.
+        epoch: epochs that a fold in training has behind it.
+        """
+        self._search, self._total, self._epoch = search, total, epoch
+        self._started = time.monotonic()
+        self._done_before = self._done()
+        self._drawn = 0.0
+        self._console = Console()
+        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
+
+    def __enter__(self) -> Display:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._draw()
+            self._live.stop()
+
+    def beat(self) -> None:
+        if self._live and time.monotonic() - self._drawn > 0.5:
+            self._draw()
+
+    def finished(self, candidate: Candidate, fold: int) -> None:
+        """Log the outcome of a fold."""
+        if fold in candidate.fold_aucs:
+            outcome = f"AUC {candidate.fold_aucs[fold]:.3f}"
+        else:
+            outcome = "failed for good" if fold in candidate.failures else "failed, will be tried again"
+        log.info("configuration %d fold %d: %s · %s", candidate.number, fold, outcome, self.summary())
+
+    def summary(self) -> str:
+        """'13 of 40 folds · best 0.934 ± 0.050 (configuration 1) · 2:05 elapsed, about 3:10 left'."""
+        folds = self._search.candidates[0].folds if self._search.candidates else 0
+        done, total = self._done(), self._total * folds
+        best = self._search.best
+        leader = f"best {best.mean_fold_auc:.3f} (configuration {best.number})" if best else "no configuration complete"
+        return f"{done} of {total} folds · {leader} · {_clock(self._elapsed())} elapsed{self._remaining(done, total)}"
+
+    def _done(self) -> int:
+        return sum(len(candidate.fold_aucs) for candidate in self._search.candidates)
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    def _remaining(self, done: int, total: int) -> str:
+        new = done - self._done_before
+        return f", about {_clock(self._elapsed() / new * (total - done))} left" if new and done < total else ""
+
+    def _draw(self) -> None:
+        if self._live:
+            self._drawn = time.monotonic()
+            self._live.update(Group(self._table(self._search.candidates), Text(self.summary())), refresh=True)
+
+    def _table(self, candidates: Sequence[Candidate]) -> Table:
+        best = self._search.best
+        table = Table(box=None, pad_edge=False)
+        table.add_column("configuration", justify="right")
+        table.add_column("folds")
+        table.add_column("AUC so far", justify="right")
+        table.add_column("settings", overflow="ellipsis", no_wrap=True)
+        visible = max(3, self._console.height - 6)
+        for candidate in candidates[-visible:]:
+            style = "bold" if candidate is best else "red" if candidate.failures else None
+            settings = " ".join(f"{name.split('.')[-1]}={_short(value)}" for name, value in candidate.values.items())
+            auc = f"{candidate.mean_fold_auc:.3f}" if candidate.fold_aucs else ""
+            table.add_row(str(candidate.number), self._folds(candidate), auc, settings, style=style)
+        return table
+
+    def _folds(self, candidate: Candidate) -> Text:
+        """A mark for every fold: done ■, failed x, in training the number of epochs behind it, waiting ·."""
+        marks = Text()
+        for fold in range(candidate.folds):
+            if fold in candidate.fold_aucs:
+                marks.append("■ ", "green")
+            elif fold in candidate.failures:
+                marks.append("x ", "red")
+            elif fold in candidate.running:
+                marks.append(f"{self._epoch(candidate, fold)} ", "yellow")
+            else:
+                marks.append("· ", "dim")
+        return marks
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds))).removeprefix("0:")

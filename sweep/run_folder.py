@@ -1,0 +1,126 @@
+"""runs/NAME: what stands where, and the tables that the driver writes into it."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from sweep.ledger import Ledger, Unit, write_atomically
+from sweep.patient_metrics import auc
+from sweep.predictions import COLUMNS, configuration_figures, per_patient
+from sweep.search import Candidate
+from sweep.settings import Settings, SettingsError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def split(self) -> Path:
+        return self.path / "split.csv"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "optuna.journal"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one driver.
+
+        Raises:
+            SettingsError: another sweep is running in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise SettingsError(
+                    f"{self.path}: another sweep is running here; wait, or write another name="
+                ) from error
+            yield
+
+    def claim(self, settings: Settings) -> None:
+        """Save the settings, or check that those already here mean the same numbers.
+
+        Raises:
+            SettingsError: the folder holds a run with other settings.
+        """
+        saved = self.path / "settings.yaml"
+        if saved.exists():
+            before = Settings(**yaml.safe_load(saved.read_text())).decisive()
+            difference = _difference(before, settings.decisive())
+            if difference:
+                raise SettingsError(
+                    f"{self.path}: holds a run with other settings ({difference}); write another name= or those settings"
+                )
+        tree = settings.model_dump(mode="json")
+        write_atomically(saved, yaml.safe_dump(tree, sort_keys=False))
+
+
+def _difference(saved: dict[str, object], now: dict[str, object]) -> str:
+    names = sorted(name for name in saved.keys() | now.keys() if saved.get(name) != now.get(name))
+    return "; ".join(f"{name} was {saved.get(name)}, now {now.get(name)}" for name in names[:3])
+
+
+def held_out_auc(ledger: Ledger, unit: Unit) -> float:
+    """AUC per patient of a finished unit's held-out fold."""
+    patients = per_patient(unit_predictions(ledger, unit))
+    return auc(patients["label"].to_numpy(int), patients["probability"].to_numpy(float))
+
+
+def unit_predictions(ledger: Ledger, unit: Unit) -> pd.DataFrame:
+    """A finished unit's out-of-fold predictions per lesion slice, with its fold."""
+    return pd.read_parquet(ledger.finished(unit) / "predictions.parquet").assign(fold=unit.fold)
+
+
+def candidate_predictions(ledger: Ledger, candidate: Candidate) -> pd.DataFrame:
+    """Out-of-fold predictions of a configuration's finished folds, in the columns of predictions.parquet."""
+    frames = [unit_predictions(ledger, candidate.unit(fold)) for fold in sorted(candidate.fold_aucs)]
+    if not frames:
+        return pd.DataFrame(columns=COLUMNS)
+    return pd.concat(frames, ignore_index=True).assign(configuration=candidate.number)[COLUMNS]
+
+
+def write_tables(run: RunFolder, ledger: Ledger, candidates: Sequence[Candidate]) -> None:
+    """configurations.csv and predictions.parquet from the ledger's finished folds."""
+    predictions = [candidate_predictions(ledger, candidate) for candidate in candidates]
+    rows = [_row(candidate, table) for candidate, table in zip(candidates, predictions, strict=True)]
+    write_atomically(run.path / "configurations.csv", pd.DataFrame(rows).to_csv(index=False))
+    _write_parquet(run.path / "predictions.parquet", [table for table in predictions if len(table)])
+
+
+def _row(candidate: Candidate, predictions: pd.DataFrame) -> dict[str, object]:
+    nothing = dict.fromkeys(("mean_fold_auc", "sd_fold_auc", "pooled_auc"), float("nan"))
+    figures = configuration_figures(predictions) if candidate.is_complete else nothing
+    failure = "; ".join(f"fold {fold}: {reason}" for fold, reason in sorted(candidate.failures.items()))
+    return {
+        "configuration": candidate.number,
+        "digest": candidate.configuration.digest,
+        "state": candidate.state,
+        "folds_done": len(candidate.fold_aucs),
+        **figures,
+        "failure": failure,
+        **candidate.values,
+    }
+
+
+def _write_parquet(path: Path, tables: list[pd.DataFrame]) -> None:
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+    temporary = path.with_suffix(".partial")
+    table.to_parquet(temporary, index=False)
+    temporary.replace(path)

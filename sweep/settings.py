@@ -1,0 +1,211 @@
+"""Typed settings: what a sweep can be told, what a single training depends on, and the digests of both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Value = float | int | str | bool
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message names it, quotes its value and says what to write instead."""
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Phantom(Section):
+    patients: int = Field(ge=8)
+    seed: int = Field(ge=0)
+
+
+class Data(Section):
+    source: Literal["phantom", "dicom"]
+    root: Path | None
+    annotations: Path | None
+    shuffle_labels: bool
+    widest_context: float = Field(ge=1, le=10)
+    pixels_per_box: int = Field(ge=8, le=512)
+    phantom: Phantom | None
+
+
+class Folds(Section):
+    count: int = Field(ge=2)
+    inner_fraction: float = Field(gt=0, le=0.5)
+
+
+class Model(Section):
+    backbone: str = Field(pattern=r"^(narrow|resnet(18|34|50|101|152)|timm/[\w.]+)$")
+    stem: Literal["7x7", "3x3"]
+    weights: str
+    dropout: float = Field(ge=0, lt=1)
+    optimizer: Literal["adam", "adamw"]
+    learning_rate: float = Field(gt=0, le=10)
+    beta1: float = Field(ge=0, lt=1)
+    l2_weight: float = Field(ge=0)
+
+
+class Input(Section):
+    context: float = Field(ge=0.25)
+    size: int = Field(ge=16, le=1024)
+
+
+class Augmentation(Section):
+    benign_factor: int = Field(ge=1)
+    malignant_factor: int = Field(ge=1)
+    translation: Fraction
+    scaling: float = Field(ge=0, lt=1)
+    rotation_degrees: float = Field(ge=0, le=180)
+    flip: bool
+
+
+class Training(Section):
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    patience: int = Field(ge=1)
+    early_stopping: Literal["inner", "scored_fold", "none"]
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+class Range(Section):
+    """Where a searched setting may lie: an interval (low, high; optionally log, step) or a list of choices."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: float | None = Field(default=None, gt=0)
+    choices: tuple[Value, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Range:
+        interval = self.low is not None and self.high is not None
+        if interval == (self.choices is not None):
+            raise ValueError("give either low and high, or choices")
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        if self.log and (self.low or 0) <= 0:
+            raise ValueError("a log range must start above 0")
+        return self
+
+    def holds(self, value: Value) -> bool:
+        if self.choices is not None:
+            return value in self.choices
+        return self.low is not None and self.high is not None and self.low <= float(value) <= self.high
+
+    def __str__(self) -> str:
+        return f"one of {list(self.choices)}" if self.choices is not None else f"{self.low:g} to {self.high:g}"
+
+    def ends(self) -> tuple[Value, ...]:
+        return self.choices if self.choices is not None else tuple(v for v in (self.low, self.high) if v is not None)
+
+
+class Search(Section):
+    configurations: int = Field(ge=1)
+    space: dict[str, Range]
+
+
+class Resources(Section):
+    cpus_per_fold: int = Field(ge=1)
+    gpus_per_fold: float | None = Field(ge=0)
+    tries: int = Field(ge=1)
+
+
+SEARCHABLE: Mapping[str, type[Section]] = {
+    "model": Model,
+    "input": Input,
+    "augmentation": Augmentation,
+    "training": Training,
+}
+
+
+def setting_type(name: str) -> object | None:
+    """Type of a setting that a range may stand for, by dotted name; None where there is no such setting."""
+    section, _, key = name.partition(".")
+    field = SEARCHABLE[section].model_fields.get(key) if section in SEARCHABLE else None
+    return field.annotation if field else None
+
+
+class Configuration(Section):
+    """What one training depends on besides the data: the unit (configuration, fold) is a function of it."""
+
+    model: Model
+    input: Input
+    augmentation: Augmentation
+    training: Training
+    widest_context: float
+    inner_fraction: float
+    cpus_per_fold: int
+    seed: int
+
+    @property
+    def digest(self) -> str:
+        return digest(self.model_dump(mode="json"))
+
+
+class Settings(Section):
+    name: str | None = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    output: Path
+    cache: Path
+    seed: int = Field(ge=0)
+    data: Data
+    folds: Folds
+    model: Model
+    input: Input
+    augmentation: Augmentation
+    training: Training
+    search: Search
+    resources: Resources
+
+    def configuration(self, values: Mapping[str, Value]) -> Configuration:
+        """The configuration in which the searched settings `values` (dotted names) replace the settings' own."""
+        tree = self.model_dump(include=set(SEARCHABLE))
+        for name, value in values.items():
+            section, key = name.split(".")
+            tree[section][key] = value
+        return Configuration(
+            **tree,
+            widest_context=self.data.widest_context,
+            inner_fraction=self.folds.inner_fraction,
+            cpus_per_fold=self.resources.cpus_per_fold,
+            seed=self.seed,
+        )
+
+    def own_values(self) -> dict[str, Value]:
+        """The searched settings at the settings' own values: configuration 0."""
+        values = flatten(self.model_dump(include=set(SEARCHABLE)))
+        return {name: values[name] for name in self.search.space}
+
+    def decisive(self) -> dict[str, Any]:
+        """Settings that decide which numbers a run yields: not where it runs, nor how many configurations it has."""
+        idle = ("name", "output", "cache", "search.configurations", "resources.gpus_per_fold", "resources.tries")
+        return {name: value for name, value in flatten(self.model_dump(mode="json")).items() if name not in idle}
+
+    @property
+    def digest(self) -> str:
+        return digest(self.decisive())
+
+    @property
+    def run_folder(self) -> Path:
+        backbone = self.model.backbone.replace("/", "-")
+        return self.output / (self.name or f"{self.data.source}-{backbone}-{self.digest[:6]}")
+
+
+def digest(tree: object) -> str:
+    """Sixteen hexadecimal digits that stand for a JSON-like value."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,96 @@
+"""What TensorBoard shows of a sweep, as its own protocol buffers; sweep/tracking.py decides when to write."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.util.tensor_util import make_tensor_proto
+
+from sweep.patient_metrics import auc, fold_aucs, roc_points
+from sweep.predictions import arrays
+
+CURVES = ("train_loss", "inner_loss", "inner_auc")
+
+
+def scalars(values: Mapping[str, float]) -> Summary:
+    """Scalars of one step, by tag; nan, which stands for "not measured", is left out."""
+    measured = {tag: value for tag, value in values.items() if not isnan(value)}
+    return Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in measured.items()])
+
+
+def hparams_session(row: str, settings: Mapping[str, object]) -> Summary:
+    """One fold's part of a row of the HParams table: sessions of a row are averaged, metric by metric.
+
+    No experiment summary belongs to it: TensorBoard takes the first one in the whole log folder, and hides the
+    settings that only another sweep has searched. Without any, it joins the settings of all sessions.
+    """
+    plain = (bool, int, float, str, np.generic)
+    hparams = {name: value if isinstance(value, plain) else str(value) for name, value in settings.items()}
+    return hparams_pb(hparams, trial_id=row)
+
+
+def bands(curves: Sequence[Path]) -> Iterator[tuple[int, Summary]]:
+    """(epoch, mean over folds and one standard deviation, n - 1, below and above it) of the folds' curve.csv files.
+
+    Folds stop early at different epochs. A fold that has stopped keeps its last values, so that every mean is
+    over all folds; over the folds still training it would jump whenever one leaves.
+    """
+    by_fold = {fold: pd.read_csv(curve, index_col="epoch")[[*CURVES]] for fold, curve in enumerate(curves)}
+    epochs = pd.concat(by_fold, axis="columns").sort_index().ffill().stack(level=0)
+    mean, sd = (epochs.groupby("epoch").agg(statistic) for statistic in ("mean", "std"))
+    borders = [mean, (mean - sd).add_suffix("_minus_sd"), (mean + sd).add_suffix("_plus_sd")]
+    table = pd.concat(borders, axis="columns").add_prefix("mean_of_folds/")
+    for epoch, values in zip(table.index, table.to_dict("records"), strict=True):
+        yield int(epoch), scalars({str(tag): value for tag, value in values.items()})
+
+
+def bands_layout() -> Summary:
+    """Custom Scalars page: one margin chart a curve. TensorBoard merges the same layout from several runs."""
+    margins = [
+        layout_pb2.MarginChartContent.Series(value=tag, lower=f"{tag}_minus_sd", upper=f"{tag}_plus_sd")
+        for tag in (f"mean_of_folds/{curve}" for curve in CURVES)
+    ]
+    charts = [
+        layout_pb2.Chart(title=curve, margin=layout_pb2.MarginChartContent(series=[margin]))
+        for curve, margin in zip(CURVES, margins, strict=True)
+    ]
+    title = "Mean ± sd over folds (a fold that has stopped keeps its last value)"
+    layout = layout_pb2.Layout(category=[layout_pb2.Category(title=title, chart=charts)])
+    value = Summary.Value(
+        tag=metadata.CONFIG_SUMMARY_TAG,
+        metadata=metadata.create_summary_metadata(),
+        tensor=make_tensor_proto(layout.SerializeToString()),
+    )
+    return Summary(value=[value])
+
+
+def roc_picture(patients: pd.DataFrame, title: str) -> Summary:
+    """ROC curve of each fold's held-out patients, of all of them pooled, and of chance.
+
+    `patients` has a row per patient: fold, label (0 or 1), probability.
+    """
+    figure = Figure(figsize=(5, 5), dpi=120, layout="constrained")
+    axes = figure.add_subplot(aspect="equal", title=title)
+    axes.set(xlabel="1 - specificity", ylabel="sensitivity")
+    label, score, fold = arrays(patients)
+    thin: dict[str, Any] = {"color": "tab:blue", "linewidth": 1, "alpha": 0.4}
+    for number, fold_auc in fold_aucs(label, score, fold).items():
+        if not isnan(fold_auc):
+            axes.plot(*roc_points(label[fold == number], score[fold == number]), **thin)
+    axes.plot([], [], **thin, label="folds")
+    axes.plot(*roc_points(label, score), color="tab:blue", linewidth=2.5, label=f"pooled, AUC {auc(label, score):.3f}")
+    axes.plot((0, 1), (0, 1), color="grey", linestyle="--", label="chance")
+    axes.legend(loc="lower right")
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    width, height = figure.canvas.get_width_height()
+    image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png.getvalue())
+    return Summary(value=[Summary.Value(tag="held_out/roc", image=image)])

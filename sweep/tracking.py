@@ -1,0 +1,114 @@
+"""Writes a sweep's TensorBoard folder from the ledger's curves and predictions. Only the driver calls it."""
+
+import csv
+import io
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from sweep.patient_metrics import mean_of_folds
+from sweep.predictions import arrays
+from sweep.tensorboard_summaries import CURVES, bands, bands_layout, hparams_session, roc_picture, scalars
+
+
+class Tracker:
+    """TensorBoard folder of one sweep: a run for each configuration, and in it a run for each fold.
+
+    What is on disk is never written twice nor changed, by this process or a later one, so a TensorBoard that
+    is looking on stays right. No file stays open between calls.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is runs/NAME/tensorboard; NAME tells the sweeps of one log folder apart."""
+        self._folder = folder
+        self._sweep = folder.resolve().parent.name
+        # A file of its own for each process: a record that a killed one left half-written ends the file it is in.
+        self._file_name = f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
+        self._epochs_written: dict[Path, int] = {}
+
+    def follow(self, configuration: int, fold: int, curve: Path) -> None:
+        """Write what is new in a fold's curve.csv, which may not exist yet."""
+        run = self._fold_run(configuration, fold)
+        if run not in self._epochs_written:
+            self._epochs_written[run] = _epochs_on_disk(run)
+        rows = _read_rows(curve)[self._epochs_written[run] :]
+        if rows:
+            self._append(run, "curves", ((int(row["epoch"]), scalars(_curve_values(row))) for row in rows))
+            self._epochs_written[run] += len(rows)
+
+    def finish_fold(self, configuration: int, fold: int, curve: Path, auc: float) -> None:
+        """Write the rest of a finished fold's curve and its held-out patients' AUC; nothing if already there."""
+        run = self._fold_run(configuration, fold)
+        if not _is_finished(run):
+            self.follow(configuration, fold, curve)
+            self._append(run, "finished", [(configuration, scalars({"held_out/auc": auc}))])
+
+    def finish_configuration(
+        self,
+        configuration: int,
+        settings: Mapping[str, object],
+        curves: Sequence[Path],
+        patients: pd.DataFrame,
+    ) -> None:
+        """Write what is known once all folds of a configuration are finished; nothing if already there.
+
+        Only now do the folds enter the HParams table: it averages the folds that it has, and a missing fold must
+        not be averaged away. `settings` are the searched ones by dotted name, `curves` the folds' curve.csv in the
+        order of the folds; `patients` has a row per patient: label (0 or 1), probability, fold.
+        """
+        run = self._configuration_run(configuration)
+        if _is_finished(run):
+            return
+        row = f"{self._sweep}/{configuration:03d}"
+        for fold in range(len(curves)):
+            session = hparams_session(row, settings)
+            self._append(self._fold_run(configuration, fold), "finished", [(configuration, session)])
+        folds = mean_of_folds(*arrays(patients))
+        picture = roc_picture(patients, f"{row}: mean AUC of folds {folds.value:.3f}, sd {folds.sd:.3f}")
+        of_all_folds = [bands_layout(), scalars({"held_out/mean_auc": folds.value}), picture]
+        self._append(run, "finished", [*bands(curves), *((configuration, summary) for summary in of_all_folds)])
+
+    def _configuration_run(self, configuration: int) -> Path:
+        return self._folder / f"configuration-{configuration:03d}"
+
+    def _fold_run(self, configuration: int, fold: int) -> Path:
+        return self._configuration_run(configuration) / f"fold-{fold}"
+
+    def _append(self, run: Path, suffix: str, steps: Iterable[tuple[int, Summary]]) -> None:
+        file = run / f"{self._file_name}.{suffix}"
+        records = io.BytesIO()
+        writer = RecordWriter(records)
+        if not file.exists():
+            writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+        for step, summary in steps:
+            writer.write(Event(wall_time=time.time(), step=step, summary=summary).SerializeToString())
+        run.mkdir(parents=True, exist_ok=True)
+        with file.open("ab") as stream:
+            stream.write(records.getvalue())
+
+
+def _is_finished(run: Path) -> bool:
+    return any(run.glob("*.finished"))
+
+
+def _epochs_on_disk(run: Path) -> int:
+    files = run.glob("*.curves")
+    return sum(event.HasField("summary") for file in files for event in EventFileLoader(str(file)).Load())
+
+
+def _read_rows(curve: Path) -> list[dict[str, str]]:
+    try:
+        return list(csv.DictReader(curve.read_text().splitlines()))
+    except FileNotFoundError:  # no epoch is over yet, or the ledger is renaming the unit's folder just now
+        return []
+
+
+def _curve_values(row: Mapping[str, str]) -> dict[str, float]:
+    return {f"training/{curve}": float(row[curve]) for curve in CURVES if row[curve]}

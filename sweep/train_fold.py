@@ -1,0 +1,136 @@
+"""(configuration, fold) → out-of-fold predictions. A function of its arguments, wherever it runs. Knows no Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+
+from datasets.fold_data import FoldData
+from datasets.folds import read_split
+from datasets.patches import PatchStore
+from lightning_modules.augmentation import AffineRanges
+from lightning_modules.checkpoint import EpochCheckpoint
+from lightning_modules.classifier import FractureClassifier
+from sweep.ledger import write_atomically
+from sweep.settings import Configuration
+
+
+def train_fold(configuration: Configuration, fold: int, folder: Path, *, store: PatchStore, split: Path) -> None:
+    """Train on the other folds' patients, then predict the held-out fold once.
+
+    Every epoch leaves a checkpoint in `folder`; called again after an interruption it resumes there and ends with the
+    same bytes.
+
+    Args:
+        configuration: everything that training depends on besides the data.
+        fold: the held-out fold, 0-based.
+        folder: where predictions.parquet, inner_predictions.parquet, curve.csv, result.json and weights.pt go.
+        store: patches of the cohort's lesion slices.
+        split: the saved table patient_id, label, fold; its labels are the ones that count.
+
+    Raises:
+        TrainingDivergedError: the loss is not finite under this configuration; trying again cannot help.
+    """
+    started = time.monotonic()
+    torch.set_num_threads(configuration.cpus_per_fold)
+    table = read_split(split)
+    seed = unit_seed(configuration, fold)
+    data = _fold_data(configuration, fold, store, table, seed)
+    classifier = _classifier(configuration, configuration.widest_context, seed)
+    early_stopping = configuration.training.early_stopping
+    checkpoint = EpochCheckpoint(folder, None if early_stopping == "none" else configuration.training.patience)
+    trainer = _trainer(configuration, checkpoint)
+    last = folder / "last.ckpt"
+    with warnings.catch_warnings():
+        # Patches come from a memory map by the batch: loader workers would only copy them.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        trainer.fit(classifier, data, ckpt_path=last if last.exists() else None)
+        predicted = _predict(trainer, classifier, data)
+    for name, rows in zip(("predictions", "inner_predictions"), predicted, strict=False):
+        lesions = store.lesions.loc[rows.index, ["patient_id", "sop_instance_uid"]]
+        label = lesions["patient_id"].map(table.set_index("patient_id")["label"])
+        lesions.assign(label=label, probability=rows).to_parquet(folder / f"{name}.parquet", index=False)
+    torch.save(classifier.state_dict(), folder / "weights.pt")
+    seconds = time.monotonic() - started
+    result = {"best_epoch": checkpoint.best_epoch, "epochs": len(checkpoint.curve), "seconds": seconds}
+    write_atomically(folder / "result.json", json.dumps(result) + "\n")
+    last.unlink(missing_ok=True)
+
+
+def unit_seed(configuration: Configuration, fold: int) -> int:
+    """The seed of everything random in a unit: a function of (sweep seed, configuration, fold) alone."""
+    key = f"{configuration.seed}/{configuration.digest}/{fold}"
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4])
+
+
+def _fold_data(
+    configuration: Configuration, fold: int, store: PatchStore, split: pd.DataFrame, order_seed: int
+) -> FoldData:
+    augmentation, training = configuration.augmentation, configuration.training
+    return FoldData(
+        store.patches(),
+        store.lesions,
+        split,
+        fold,
+        batch_size=training.batch_size,
+        benign_factor=augmentation.benign_factor,
+        malignant_factor=augmentation.malignant_factor,
+        early_stopping=training.early_stopping,
+        inner_fraction=configuration.inner_fraction,
+        seed=configuration.seed,
+        order_seed=order_seed,
+    )
+
+
+def _classifier(configuration: Configuration, widest_context: float, seed: int) -> FractureClassifier:
+    augmentation = configuration.augmentation
+    ranges = AffineRanges(
+        translation=augmentation.translation,
+        scaling=augmentation.scaling,
+        rotation_degrees=augmentation.rotation_degrees,
+        flip=augmentation.flip,
+    )
+    return FractureClassifier(
+        **configuration.model.model_dump(),
+        **configuration.input.model_dump(),
+        widest_context=widest_context,
+        ranges=ranges,
+        seed=seed,
+    )
+
+
+def _trainer(configuration: Configuration, checkpoint: EpochCheckpoint) -> pl.Trainer:
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    return pl.Trainer(
+        devices=1,
+        max_epochs=configuration.training.epochs,
+        precision=configuration.training.precision,
+        deterministic=True,
+        callbacks=[checkpoint],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def _predict(trainer: pl.Trainer, classifier: FractureClassifier, data: FoldData) -> list[pd.Series]:
+    """Probability by row of the patch store: of the held-out patients, then of the inner validation patients."""
+    loaders = trainer.predict(classifier, data) or []
+    batches = loaders if isinstance(loaders[0], list) else [loaders]
+    return [
+        pd.Series(
+            torch.cat([batch["probability"] for batch in loader]).double().numpy(),
+            index=torch.cat([batch["row"] for batch in loader]).numpy(),
+        )
+        for loader in batches
+    ]

@@ -1,0 +1,196 @@
+"""Ray Tune over search.py and train_fold.py: a thin Searcher, Trainable and Callback. One trial trains one unit."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from pydantic import BaseModel
+from ray import tune
+from ray.tune import Callback, RunConfig, TuneConfig
+from ray.tune.search import Searcher
+
+from sweep.ledger import Ledger, Unit
+from sweep.search import Candidate, Search
+from sweep.settings import Configuration, Resources
+
+GPU_DETERMINISM = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+
+
+class Workplace(BaseModel, frozen=True):
+    """Where every worker finds the sweep's data and leaves its results; all on storage that workers share."""
+
+    ledger: Path
+    split: Path
+    split_digest: str
+    store: Path
+
+
+class FoldTrainable(tune.Trainable):
+    """A warm worker process: every trial that reuses it trains one unit, start to end, in a single step."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._configuration = Configuration.model_validate(config["configuration"])
+        self._fold: int = config["fold"]
+        self._workplace = Workplace.model_validate(config["workplace"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        # Imported by the worker alone: the driver never pays for torch.
+        from datasets.patches import PatchStore
+        from lightning_modules.checkpoint import TrainingDivergedError
+        from sweep.train_fold import train_fold
+
+        place = self._workplace
+        ledger = Ledger(place.ledger, place.split_digest)
+        unit = Unit(self._configuration.digest, self._fold)
+        folder = ledger.begin(unit)
+        try:
+            train_fold(self._configuration, self._fold, folder, store=PatchStore(place.store), split=place.split)
+            ledger.finish(unit)
+        except Exception as error:
+            (folder / "error.txt").write_text(traceback.format_exc())
+            final = isinstance(error, TrainingDivergedError)
+            return {"done": True, "failure": f"{type(error).__name__}: {error}", "final": final}
+        return {"done": True, "failure": None, "final": False}
+
+
+class UnitSearcher(Searcher):
+    """Passes `Search`'s units to Tune and Tune's outcomes back.
+
+    Tune would take an exception in here for a failed trial, so the first one is kept for the driver and ends the sweep.
+    """
+
+    def __init__(self, search: Search, workplace: Workplace, on_event: Callable[[Candidate, int], None]) -> None:
+        super().__init__()
+        self._search, self._workplace, self._on_event = search, workplace, on_event
+        self._units: dict[str, tuple[Candidate, int]] = {}
+        self.error: Exception | None = None
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Ray's own FINISHED is a str
+        try:
+            if self.error or self._search.is_finished:
+                return Searcher.FINISHED
+            unit = self._search.next_unit()
+        except Exception as error:
+            self.error = error
+            return Searcher.FINISHED
+        if unit is None:
+            return None
+        self._units[trial_id] = unit
+        candidate, fold = unit
+        return {
+            "configuration": candidate.configuration.model_dump(mode="json"),
+            "fold": fold,
+            "workplace": self._workplace.model_dump(mode="json"),
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        candidate, fold = self._units.pop(trial_id)
+        try:
+            if error or result is None or "failure" not in result:
+                self._search.failed(
+                    candidate, fold, "the worker process died (killed, out of memory, or its node was lost)"
+                )
+            elif result["failure"]:
+                self._search.failed(candidate, fold, result["failure"], final=result["final"])
+            else:
+                self._search.succeeded(candidate, fold)
+            self._on_event(candidate, fold)
+        except Exception as problem:
+            self.error = self.error or problem
+
+    # What is done stands in the ledger and Optuna's journal: Tune's snapshots of the searcher hold nothing.
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise RuntimeError("a sweep resumes from its ledger, not from Tune's snapshots: start it again")
+
+    def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
+        return Searcher, ()
+
+
+class _Heartbeat(Callback):
+    def __init__(self, beat: Callable[[], None]) -> None:
+        self._beat = beat
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._beat()
+
+    def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
+        return Callback, ()
+
+
+def run_units(
+    search: Search,
+    workplace: Workplace,
+    resources: Resources,
+    *,
+    on_event: Callable[[Candidate, int], None],
+    beat: Callable[[], None],
+) -> bool:
+    """Train the search's units on Ray until it is finished; False when interrupted by Ctrl-C before.
+
+    Args:
+        search: hands out the units and takes their outcomes.
+        workplace: folders that every worker sees.
+        resources: CPUs and GPUs of a unit; several units share a GPU where its share is below one.
+        on_event: called with the candidate and fold after each outcome.
+        beat: called several times a second, to show progress.
+    """
+    _quiet()
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        gpus = _gpus(resources)
+        searcher = UnitSearcher(search, workplace, on_event)
+        with tempfile.TemporaryDirectory(prefix="sweep-tune-") as scratch:
+            tuner = tune.Tuner(
+                tune.with_resources(FoldTrainable, {"cpu": resources.cpus_per_fold, "gpu": gpus}),
+                tune_config=TuneConfig(
+                    search_alg=searcher,
+                    num_samples=-1,
+                    max_concurrent_trials=_slots(resources.cpus_per_fold, gpus),
+                    reuse_actors=True,
+                ),
+                run_config=RunConfig(name="units", storage_path=scratch, verbose=0, callbacks=[_Heartbeat(beat)]),
+            )
+            tuner.fit()
+    finally:
+        ray.shutdown()
+    if searcher.error:
+        raise searcher.error
+    return search.is_finished
+
+
+def _quiet() -> None:
+    """Tune writes no logs of its own; the sweep's stand in the run folder."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.update(GPU_DETERMINISM)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+
+def _gpus(resources: Resources) -> float:
+    if resources.gpus_per_fold is not None:
+        return resources.gpus_per_fold
+    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+
+
+def _slots(cpus_per_fold: int, gpus_per_fold: float) -> int:
+    available = ray.cluster_resources()
+    slots = int(available.get("CPU", 1) // cpus_per_fold)
+    if gpus_per_fold:
+        slots = min(slots, int(available.get("GPU", 0) / gpus_per_fold))
+    return max(1, slots)
