@@ -133,9 +133,9 @@ class FoldData(pl.LightningDataModule):
     def val_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
         return [self._in_order(self._validation_rows)] if len(self._validation_rows) else []
 
-    def predict_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
+    def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """The held-out patients first, then the inner validation patients where there are any."""
-        return [self._in_order(rows) for rows in (self.held_out_rows, self.inner_rows) if len(rows)]
+        return self._in_order(np.concatenate([self.held_out_rows, self.inner_rows]))
 
     def _batches(self, rows: NDArray[np.int64]) -> PatchBatches:
         return PatchBatches(self._patches, rows, self._table)

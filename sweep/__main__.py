@@ -61,7 +61,7 @@ def _phantom(folder: Path, options: Sequence[str]) -> int:
         values[key] = int(value)
     from datasets.phantom import write_phantom
 
-    write_phantom(folder, **values)
+    write_phantom(folder, patients=values["patients"], seed=values["seed"])
     log.info("wrote a synthetic cohort of %d patients to %s", values["patients"], folder)
     return 0
 

@@ -33,7 +33,7 @@ def default_settings() -> dict[str, Any]:
 def _compose(overrides: Sequence[str]) -> dict[str, Any]:
     from hydra import compose, initialize_config_module
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, MissingConfigException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -46,6 +46,9 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
         for override in ranges:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=False, force_add=True)
         tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingConfigException as error:
+        options = ", ".join(error.options or ())
+        raise SettingsError(f"{error.missing_cfg_file}: there is no such choice; choose one of {options}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise SettingsError(_one_line(str(error))) from error
     if not isinstance(tree, dict):
@@ -146,5 +149,5 @@ def _check_configuration(settings: Settings, name: str, value: Value) -> None:
         raise SettingsError(f"search.space.{_sentence(error.errors()[0])}") from error
     if context > settings.data.widest_context:
         raise SettingsError(
-            f"input.context={context}: wider than the stored patches; write a smaller one or data.widest_context={context}"
+            f"input.context={context}: wider than the stored patches; write less, or data.widest_context={context}"
         )

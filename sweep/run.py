@@ -51,7 +51,7 @@ def run_sweep(settings: Settings) -> int:
 
 
 def cohort(settings: Settings) -> PatchStore:
-    """The patch store of the settings' cohort, made or found in the cache; the phantom is written first where it is missing."""
+    """The patch store of the settings' cohort, made or found in the cache; a missing phantom is written first."""
     root, annotations = settings.data.root, settings.data.annotations
     if settings.data.phantom:
         phantom = settings.data.phantom
@@ -95,7 +95,7 @@ def _save_cohort(run: RunFolder, settings: Settings, store: PatchStore) -> pd.Da
         SettingsError: the saved split belongs to other patients.
     """
     lesions = shuffle_labels(store.lesions, settings.seed) if settings.data.shuffle_labels else store.lesions
-    patients = lesions.groupby("patient_id", as_index=False)["label"].first()
+    patients = lesions[["patient_id", "label"]].drop_duplicates("patient_id")
     if not run.split.exists():
         write_atomically(run.split, make_split(patients, settings.folds.count, settings.seed).to_csv(index=False))
     split = read_split(run.split)
@@ -117,7 +117,13 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
     # Only now: Ray takes seconds to import, and a finished sweep needs none of it.
     from sweep.tune_adapter import Workplace, run_units
 
-    workplace = Workplace(ledger=run.ledger, split=run.split, split_digest=ledger.split_digest, store=store.folder)
+    workplace = Workplace(
+        ledger=run.ledger.resolve(),
+        split=run.split.resolve(),
+        split_digest=ledger.split_digest,
+        store=store.folder.resolve(),
+        store_digest=store.digest,
+    )
     with Display(
         search, settings.search.configurations, lambda c, fold: _epochs(ledger.curve(c.unit(fold)))
     ) as display:

@@ -6,7 +6,6 @@ import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -66,7 +65,7 @@ class RunFolder:
             difference = _difference(before, settings.decisive())
             if difference:
                 raise SettingsError(
-                    f"{self.path}: holds a run with other settings ({difference}); write another name= or those settings"
+                    f"{self.path}: holds a run with other settings ({difference}); write those, or another name="
                 )
         tree = settings.model_dump(mode="json")
         write_atomically(saved, yaml.safe_dump(tree, sort_keys=False))

@@ -69,7 +69,8 @@ class Search:
         """
         self._settings, self._study, self._ledger, self._score = settings, study, ledger, score
         self._space = {name: distribution(name, span) for name, span in settings.search.space.items()}
-        self.candidates = [self._candidate(trial) for trial in study.get_trials(deepcopy=False)]
+        asked = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+        self.candidates = [self._candidate(trial) for trial in asked]
 
     def next_unit(self) -> tuple[Candidate, int] | None:
         """A waiting fold of the earliest configuration, else of a new one; None when there is none to start now."""

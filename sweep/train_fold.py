@@ -8,6 +8,7 @@ import logging
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
@@ -54,10 +55,8 @@ def train_fold(configuration: Configuration, fold: int, folder: Path, *, store: 
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         trainer.fit(classifier, data, ckpt_path=last if last.exists() else None)
         predicted = _predict(trainer, classifier, data)
-    for name, rows in zip(("predictions", "inner_predictions"), predicted, strict=False):
-        lesions = store.lesions.loc[rows.index, ["patient_id", "sop_instance_uid"]]
-        label = lesions["patient_id"].map(table.set_index("patient_id")["label"])
-        lesions.assign(label=label, probability=rows).to_parquet(folder / f"{name}.parquet", index=False)
+    _write_predictions(folder / "predictions.parquet", predicted[data.held_out_rows], store, table)
+    _write_predictions(folder / "inner_predictions.parquet", predicted[data.inner_rows], store, table)
     torch.save(classifier.state_dict(), folder / "weights.pt")
     seconds = time.monotonic() - started
     result = {"best_epoch": checkpoint.best_epoch, "epochs": len(checkpoint.curve), "seconds": seconds}
@@ -123,14 +122,15 @@ def _trainer(configuration: Configuration, checkpoint: EpochCheckpoint) -> pl.Tr
     )
 
 
-def _predict(trainer: pl.Trainer, classifier: FractureClassifier, data: FoldData) -> list[pd.Series]:
-    """Probability by row of the patch store: of the held-out patients, then of the inner validation patients."""
-    loaders = trainer.predict(classifier, data) or []
-    batches = loaders if isinstance(loaders[0], list) else [loaders]
-    return [
-        pd.Series(
-            torch.cat([batch["probability"] for batch in loader]).double().numpy(),
-            index=torch.cat([batch["row"] for batch in loader]).numpy(),
-        )
-        for loader in batches
-    ]
+def _predict(trainer: pl.Trainer, classifier: FractureClassifier, data: FoldData) -> pd.Series:
+    """Probability by row of the patch store, of the held-out and the inner validation patients."""
+    batches: list[Any] = trainer.predict(classifier, data) or []
+    columns = {name: torch.cat([batch[name] for batch in batches]).numpy() for name in ("row", "probability")}
+    return pd.Series(columns["probability"].astype(float), index=columns["row"])
+
+
+def _write_predictions(path: Path, probability: pd.Series, store: PatchStore, split: pd.DataFrame) -> None:
+    """patient_id, sop_instance_uid, label, probability of the rows of the patch store that `probability` is indexed by."""
+    lesions = store.lesions.loc[probability.index, ["patient_id", "sop_instance_uid"]]
+    label = lesions["patient_id"].map(split.set_index("patient_id")["label"])
+    lesions.assign(label=label, probability=probability).to_parquet(path, index=False)

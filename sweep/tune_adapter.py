@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Workplace(BaseModel, frozen=True):
     split: Path
     split_digest: str
     store: Path
+    store_digest: str
 
 
 class FoldTrainable(tune.Trainable):
@@ -55,13 +56,17 @@ class FoldTrainable(tune.Trainable):
         unit = Unit(self._configuration.digest, self._fold)
         folder = ledger.begin(unit)
         try:
-            train_fold(self._configuration, self._fold, folder, store=PatchStore(place.store), split=place.split)
+            store = PatchStore(place.store, place.store_digest)
+            train_fold(self._configuration, self._fold, folder, store=store, split=place.split)
             ledger.finish(unit)
         except Exception as error:
             (folder / "error.txt").write_text(traceback.format_exc())
             final = isinstance(error, TrainingDivergedError)
             return {"done": True, "failure": f"{type(error).__name__}: {error}", "final": final}
         return {"done": True, "failure": None, "final": False}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Tune keeps nothing: the unit's own checkpoint is in its working folder."""
 
 
 class UnitSearcher(Searcher):
@@ -151,7 +156,8 @@ def run_units(
     _quiet()
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        gpus = _gpus(resources)
+        available = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        gpus = _gpus(resources, available)
         searcher = UnitSearcher(search, workplace, on_event)
         with tempfile.TemporaryDirectory(prefix="sweep-tune-") as scratch:
             tuner = tune.Tuner(
@@ -159,7 +165,7 @@ def run_units(
                 tune_config=TuneConfig(
                     search_alg=searcher,
                     num_samples=-1,
-                    max_concurrent_trials=_slots(resources.cpus_per_fold, gpus),
+                    max_concurrent_trials=_slots(resources.cpus_per_fold, gpus, available),
                     reuse_actors=True,
                 ),
                 run_config=RunConfig(name="units", storage_path=scratch, verbose=0, callbacks=[_Heartbeat(beat)]),
@@ -176,20 +182,20 @@ def _quiet() -> None:
     """Tune writes no logs of its own; the sweep's stand in the run folder."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a banner even at verbose=0
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.update(GPU_DETERMINISM)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
-def _gpus(resources: Resources) -> float:
+def _gpus(resources: Resources, available: Mapping[str, float]) -> float:
     if resources.gpus_per_fold is not None:
         return resources.gpus_per_fold
-    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+    return 1.0 if available.get("GPU", 0) else 0.0
 
 
-def _slots(cpus_per_fold: int, gpus_per_fold: float) -> int:
-    available = ray.cluster_resources()
+def _slots(cpus_per_fold: int, gpus_per_fold: float, available: Mapping[str, float]) -> int:
     slots = int(available.get("CPU", 1) // cpus_per_fold)
     if gpus_per_fold:
         slots = min(slots, int(available.get("GPU", 0) / gpus_per_fold))

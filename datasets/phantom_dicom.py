@@ -1,0 +1,93 @@
+"""Writing a synthetic study as DICOM MR Image Storage, explicit VR little endian, marked as synthetic in every header."""
+
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+from datasets.phantom_series import T1, Series
+
+TIMES_MS = {0: (400, 15, 1), 1: (3200, 90, 15)}  # repetition time, echo time, echo train length
+SYNTHETIC = "SYNTHETIC: computed phantom, no patient was imaged"
+
+
+def slice_uid(seed: int, patient_id: str, series: str, index: int) -> UID:
+    """SOP Instance UID of one slice, a function of the cohort's seed and the slice's place in it."""
+    return _uid(seed, patient_id, series, str(index))
+
+
+def _uid(seed: int, *names: str) -> UID:
+    return generate_uid(entropy_srcs=["fracture-sweep phantom", str(seed), *names])
+
+
+def write_study(folder: Path, patient_id: str, study: list[Series], seed: int) -> None:
+    """Write every slice of a study into one folder under names that say nothing, series mixed."""
+    folder.mkdir(parents=True)
+    count = sum(len(series.pixels) for series in study)
+    numbers = iter(np.random.default_rng([seed, int(patient_id[1:]), 1]).permutation(count))
+    for series_number, series in enumerate(study, start=1):
+        dataset = _series_dataset(patient_id, series, seed)
+        dataset.SeriesNumber = series_number
+        for index, pixels in enumerate(series.pixels):
+            dataset.SOPInstanceUID = slice_uid(seed, patient_id, series.name, index)
+            dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+            corner = series.grid.corner(index)
+            dataset.InstanceNumber = index + 1
+            dataset.ImagePositionPatient = [f"{value:.9g}" for value in corner]
+            dataset.SliceLocation = f"{corner @ series.grid.axes[2]:.9g}"
+            dataset.PixelData = pixels.astype("<u2").tobytes()
+            dataset.save_as(folder / f"IM{next(numbers):05d}", enforce_file_format=True)
+
+
+def _series_dataset(patient_id: str, series: Series, seed: int) -> Dataset:
+    """All that the slices of a series share."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.MediaStorageSOPClassUID = MRImageStorage
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    _add_identity(dataset, patient_id, series, seed)
+    _add_acquisition(dataset, series)
+    _add_pixel_module(dataset, series)
+    return dataset
+
+
+def _add_identity(dataset: Dataset, patient_id: str, series: Series, seed: int) -> None:
+    dataset.SOPClassUID = MRImageStorage
+    dataset.PatientName, dataset.PatientID = f"SYNTHETIC^{patient_id}", patient_id
+    dataset.PatientBirthDate, dataset.PatientSex = "", "O"
+    dataset.PatientComments = SYNTHETIC
+    dataset.StudyInstanceUID = _uid(seed, patient_id)
+    dataset.SeriesInstanceUID = _uid(seed, patient_id, series.name)
+    dataset.FrameOfReferenceUID = _uid(seed, patient_id, "frame of reference")
+    dataset.PositionReferenceIndicator = ""
+    dataset.StudyDate = dataset.StudyTime = dataset.AccessionNumber = ""
+    dataset.ReferringPhysicianName, dataset.StudyID = "", "1"
+    dataset.StudyDescription = "SYNTHETIC spine"
+    dataset.SeriesDescription = f"SYNTHETIC {series.name}"
+    dataset.Manufacturer = dataset.ManufacturerModelName = "SYNTHETIC PHANTOM"
+    dataset.ImageComments = SYNTHETIC
+    dataset.QualityControlImage, dataset.BurnedInAnnotation = "YES", "NO"
+    dataset.ContentQualification = "RESEARCH"
+
+
+def _add_acquisition(dataset: Dataset, series: Series) -> None:
+    # ORIGINAL, not DERIVED: DICOM (PS3.3 C.7.6.1.1.2) keeps DERIVED for pixels computed from other images.
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "OTHER"]
+    dataset.Modality, dataset.BodyPartExamined, dataset.PatientPosition = "MR", "SPINE", "HFS"
+    dataset.ScanningSequence, dataset.SequenceVariant = "SE", "NONE" if series.contrast == T1 else "SK"
+    dataset.ScanOptions, dataset.MRAcquisitionType = "", "2D"
+    dataset.MagneticFieldStrength = "1.5"
+    dataset.RepetitionTime, dataset.EchoTime, dataset.EchoTrainLength = TIMES_MS[series.contrast]
+    dataset.SliceThickness = f"{series.grid.spacing[2]:.9g}"
+    dataset.SpacingBetweenSlices = dataset.SliceThickness
+    dataset.PixelSpacing = [f"{series.grid.spacing[1]:.9g}", f"{series.grid.spacing[0]:.9g}"]
+    dataset.ImageOrientationPatient = [f"{value:.9g}" for value in series.grid.axes[:2].ravel()]
+
+
+def _add_pixel_module(dataset: Dataset, series: Series) -> None:
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    _, dataset.Rows, dataset.Columns = series.pixels.shape
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
+    low, high = np.percentile(series.pixels, (1, 99.5))
+    dataset.WindowCenter, dataset.WindowWidth = round((low + high) / 2), max(1, round(high - low))

@@ -1,0 +1,94 @@
+"""Which imaging features a synthetic patient has and what three simulated readers call it.
+
+Source of every frequency: Yeh et al., European Spine Journal 31(8):2022-2030, 2022, Tables 1 and 2.
+"""
+
+import numpy as np
+
+MALIGNANT_PATIENTS, BENIGN_PATIENTS = 50, 140
+
+# Table 1: patients with the feature, (of 140 benign, of 50 malignant): indexed by label.
+TABLE_1: dict[str, tuple[int, int]] = {
+    "absence_of_collapse": (3, 17),
+    "anterior_wedge_deformity": (77, 7),
+    "entire_body_compression": (54, 25),
+    "central_concave_deformity": (59, 14),
+    "homogeneous_marrow_signal": (48, 0),
+    "intravertebral_dark_band": (37, 0),
+    "marrow_oedema_band": (44, 2),
+    "intravertebral_dark_patch": (14, 5),
+    "fluid_or_necrotic_cleft": (8, 1),
+    "diffuse_signal_change": (31, 44),
+    "intravertebral_nodule": (0, 11),
+    "body_protrusion": (19, 16),
+    "epidural_or_paraspinal_mass": (1, 22),
+    "pedicle_or_posterior_element_involvement": (0, 5),
+    "coexisting_lesion_in_other_vertebra": (8, 39),
+}
+
+# Table 2: (patients called malignant of 50 malignant, patients called benign of 140 benign).
+TABLE_2: dict[str, tuple[int, int]] = {
+    "msk_radiologist": (47, 139),
+    "resident_fourth_year": (47, 135),
+    "resident_first_year": (39, 86),
+}
+
+
+def draw_features(label: int, generator: np.random.Generator) -> dict[str, bool]:
+    """The 15 features of one patient (label 1 = malignant), each with its class's frequency in Table 1.
+
+    Features that describe independent things are drawn independently. Three groups exclude each other, and are
+    drawn so that every single frequency stays exactly Table 1's:
+    - the marrow is homogeneous, or shows an oedema band, or a diffuse change, or none of these; a homogeneous
+      marrow has no band, patch, cleft or nodule;
+    - without collapse there is no collapse shape, and the marrow is not homogeneous (else nothing would be abnormal);
+    - a collapsed body is wedged (posterior height preserved), or compressed entirely, or neither; concavity may come
+      with the first two and must with the third.
+    """
+    total = (BENIGN_PATIENTS, MALIGNANT_PATIENTS)[label]
+    count = {name: counts[label] for name, counts in TABLE_1.items()}
+    uniform = dict(zip(TABLE_1, generator.random(len(TABLE_1)), strict=True))
+    present = {name: bool(uniform[name] * total < count[name]) for name in TABLE_1}
+
+    marrow = ("homogeneous_marrow_signal", "marrow_oedema_band", "diffuse_signal_change")
+    present |= _draw_one_of(marrow, [count[name] for name in marrow], total, uniform[marrow[0]])
+    homogeneous, heterogeneous_total = present[marrow[0]], total - count[marrow[0]]
+    needs_heterogeneous = (
+        "absence_of_collapse",
+        "intravertebral_dark_band",
+        "intravertebral_dark_patch",
+        "fluid_or_necrotic_cleft",
+        "intravertebral_nodule",
+    )
+    for name in needs_heterogeneous:
+        present[name] = not homogeneous and bool(uniform[name] * heterogeneous_total < count[name])
+
+    shapes = ("anterior_wedge_deformity", "entire_body_compression")
+    collapsed = total - count["absence_of_collapse"]
+    present |= _draw_one_of(shapes, [count[name] for name in shapes], collapsed, uniform[shapes[0]])
+    other_shape = collapsed - sum(count[name] for name in shapes)
+    concave = uniform["central_concave_deformity"] * (collapsed - other_shape)
+    present["central_concave_deformity"] = bool(
+        concave < count["central_concave_deformity"] - other_shape
+    ) or not (present[shapes[0]] or present[shapes[1]])
+    if present["absence_of_collapse"]:
+        present |= dict.fromkeys((*shapes, "central_concave_deformity"), False)
+    return present
+
+
+def _draw_one_of(names: tuple[str, ...], counts: list[int], total: int, uniform: float) -> dict[str, bool]:
+    """At most one of `names` is present, each with frequency count/total."""
+    chosen = int(np.searchsorted(np.cumsum(counts), uniform * total, side="right"))
+    return {name: index == chosen for index, name in enumerate(names)}
+
+
+def draw_calls(label: int, generator: np.random.Generator) -> dict[str, int]:
+    """What each simulated reader calls a patient (1 = malignant), with Table 2's sensitivity and specificity."""
+    right = {
+        reader: counts[0] / MALIGNANT_PATIENTS if label else counts[1] / BENIGN_PATIENTS
+        for reader, counts in TABLE_2.items()
+    }
+    return {
+        reader: label if generator.random() < probability else 1 - label
+        for reader, probability in right.items()
+    }

@@ -1,0 +1,98 @@
+"""Six channels to one logit: 1x1 convolution to three, a published network, dropout, a fully connected layer."""
+
+import difflib
+
+from torch import Tensor, nn
+
+# Residual blocks of the four stages; He et al., CVPR 2016, doi 10.1109/CVPR.2016.90, table 1.
+RESNETS: dict[str, tuple[str, list[int], list[int]]] = {
+    "resnet18": ("basic", [2, 2, 2, 2], [64, 128, 256, 512]),
+    "resnet34": ("basic", [3, 4, 6, 3], [64, 128, 256, 512]),
+    "resnet50": ("bottleneck", [3, 4, 6, 3], [64, 128, 256, 512]),
+    "resnet101": ("bottleneck", [3, 4, 23, 3], [64, 128, 256, 512]),
+    "resnet152": ("bottleneck", [3, 8, 36, 3], [64, 128, 256, 512]),
+    # Ours, for processors without an accelerator: an eighth of ResNet-18's width and half of its depth.
+    "narrow": ("basic", [1, 1, 1, 1], [8, 16, 32, 64]),
+}
+
+# Kernel size and stride of the first convolution; a max pooling layer follows either.
+STEMS = {"7x7": (7, 2), "3x3": (3, 1)}
+
+
+class SixToThree(nn.Module):
+    """(B, 6, H, W) to logits (B,).
+
+    Attributes: adapter, the 1x1 convolution; network, (B, 3, H, W) to features (B, F); head, the fully connected layer.
+    """
+
+    def __init__(self, network: nn.Module, features: int, dropout: float) -> None:
+        super().__init__()
+        self.adapter = nn.Conv2d(6, 3, kernel_size=1, bias=False)
+        self.network = network
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(features, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.dropout(self.network(self.adapter(images))))
+        return logits.squeeze(1)
+
+
+def build_backbone(name: str, *, stem: str, dropout: float = 0.0) -> SixToThree:
+    """The network called `name` with random weights from torch's default generator.
+
+    name: one of RESNETS, or timm/NAME for any network of timm (extra `timm`).
+    stem: "7x7", the first layers as published; "3x3", a 3x3 first convolution of stride 1 (ResNets only; figure of
+        Yeh et al., doi 10.1007/s00586-022-07121-1).
+
+    Raises ValueError for an unknown name or stem, and ModuleNotFoundError where timm is asked for and not installed.
+    """
+    if stem not in STEMS:
+        raise ValueError(f"model.stem={stem} is unknown; choose one of {', '.join(STEMS)}")
+    if name.startswith("timm/"):
+        return SixToThree(*_timm_network(name.removeprefix("timm/"), stem), dropout)
+    if name not in RESNETS:
+        known = f"choose one of {', '.join(RESNETS)}, or timm/NAME for any network of timm"
+        raise ValueError(f"model.backbone={name} is unknown; {known}{_close_matches(name, list(RESNETS))}")
+    return SixToThree(*_resnet(name, stem), dropout)
+
+
+def _resnet(name: str, stem: str) -> tuple[nn.Module, int]:
+    # MONAI takes more than a second to import; settings are checked without it.
+    from monai.networks.nets.resnet import ResNet
+
+    block, layers, widths = RESNETS[name]
+    kernel_size, stride = STEMS[stem]
+    network = ResNet(
+        block,
+        layers,
+        widths,
+        spatial_dims=2,
+        n_input_channels=3,
+        conv1_t_size=kernel_size,
+        conv1_t_stride=stride,
+        bias_downsample=False,  # as published, and as in torchvision's files
+        feed_forward=False,
+    )
+    return network, network.in_planes
+
+
+def _timm_network(name: str, stem: str) -> tuple[nn.Module, int]:
+    if stem != "7x7":
+        raise ValueError(
+            f"model.stem={stem} is for ResNets; timm/{name} has its own: set model.stem=7x7 (as published)"
+        )
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"model.backbone=timm/{name} needs timm: pip install -e '.[timm]'") from error
+    if not timm.is_model(name):
+        raise ValueError(
+            f"model.backbone=timm/{name} is not in timm {timm.__version__}{_close_matches(name, timm.list_models())}"
+        )
+    network: nn.Module = timm.create_model(name, num_classes=0)
+    return network, int(network.head_hidden_size)  # type: ignore[arg-type]
+
+
+def _close_matches(name: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(name, known)
+    return f" (did you mean {' or '.join(matches)}?)" if matches else ""

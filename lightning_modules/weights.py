@@ -1,0 +1,128 @@
+"""Pretrained weights: torchvision's published ImageNet files, or a state dict from disk."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lightning_modules.backbone import SixToThree
+
+# torchvision's IMAGENET1K_V1 files; the first eight digits of the file's SHA-256 are in its name.
+IMAGENET_URLS = {
+    "resnet18": "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+    "resnet34": "https://download.pytorch.org/models/resnet34-b627a593.pth",
+    "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+    "resnet101": "https://download.pytorch.org/models/resnet101-63fe2227.pth",
+    "resnet152": "https://download.pytorch.org/models/resnet152-394f9c45.pth",
+}
+
+# Contribution of T1W previous, same, next, T2W previous, same, next to each of the three channels.
+# In photographs, which the filters know, the three mostly agree. With T1W as red and T2W as blue, brightness filters
+# see both, and colour-opponent filters where they differ, which is how marrow is read. The lesion's own slice counts
+# double.
+_T1W = torch.tensor([0.25, 0.5, 0.25, 0.0, 0.0, 0.0])
+_T2W = _T1W.flip(0)
+ADAPTER_WEIGHTS = torch.stack([_T1W, (_T1W + _T2W) / 2, _T2W])
+
+
+class WeightsError(ValueError):
+    """Pretrained weights that cannot be had or do not fit the network."""
+
+
+def load_weights(network: SixToThree, weights: str, *, backbone: str) -> None:
+    """Fill `network` in place.
+
+    weights: "none" leaves it as it is; "imagenet" takes torchvision's file for `backbone`; anything else is the path of
+        a file by torch.save: a state dict with torchvision's names (for timm/NAME timm's), or a dict that holds one
+        under "state_dict". Prefixes such as `module.` are not stripped.
+
+    The fully connected layer is left out where its shape differs, and the adapter starts as ADAPTER_WEIGHTS.
+    Raises WeightsError, naming the file and the keys, for anything else that does not fit.
+    """
+    if weights == "none":
+        return
+    file = imagenet_file(backbone) if weights == "imagenet" else Path(weights)
+    _load_state(network, _read_state(file), file)
+    with torch.no_grad():
+        network.adapter.weight.copy_(ADAPTER_WEIGHTS[:, :, None, None])
+
+
+def imagenet_file(backbone: str) -> Path:
+    """The published file for `backbone`, in torch.hub's folder; downloaded where missing, SHA-256 always checked."""
+    if backbone not in IMAGENET_URLS:
+        raise WeightsError(
+            f"model.weights=imagenet: no published file is known for model.backbone={backbone}, only for "
+            f"{', '.join(IMAGENET_URLS)}; give the path of a state dict, or model.weights=none"
+        )
+    return _fetch(IMAGENET_URLS[backbone])
+
+
+def _fetch(url: str) -> Path:
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    digest = file.stem.rpartition("-")[2]
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(file), hash_prefix=digest, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise WeightsError(
+                f"model.weights=imagenet: cannot download {url} ({error}); where this machine has no network, put the "
+                f"file at {file} by hand, or set model.weights=none"
+            ) from error
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if not found.startswith(digest):
+        raise WeightsError(f"{file} is damaged: its SHA-256 starts with {found[:8]}, not {digest}; delete it")
+    return file
+
+
+def _read_state(file: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WeightsError(
+            f"model.weights={file}: no such file; give none, imagenet or the path of a state dict"
+        ) from None
+    except Exception as error:  # torch.load raises whatever the unpickler met
+        raise WeightsError(f"model.weights={file} is not a state dict saved by torch.save: {error}") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"model.weights={file} holds no state dict (a dict of tensors by parameter name)")
+    return state
+
+
+def _load_state(network: SixToThree, state: dict[str, Tensor], file: Path) -> None:
+    classifier = getattr(network.network, "default_cfg", {}).get("classifier", "fc")
+    head = {key: state.pop(f"{classifier}.{key}") for key in ("weight", "bias") if f"{classifier}.{key}" in state}
+    _refuse_mismatch(network.network.state_dict(), state, file)
+    network.network.load_state_dict(state, strict=False)
+    if {key: value.shape for key, value in head.items()} == {
+        key: value.shape for key, value in network.head.state_dict().items()
+    }:
+        network.head.load_state_dict(head)
+
+
+def _refuse_mismatch(wanted: dict[str, Tensor], found: dict[str, Tensor], file: Path) -> None:
+    # Files older than PyTorch 0.4.1 lack this counter, which a fixed momentum never reads.
+    missing = [key for key in wanted if key not in found and not key.endswith(".num_batches_tracked")]
+    unexpected = [key for key in found if key not in wanted]
+    reshaped = [
+        f"{key} {tuple(found[key].shape)} for {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in found and found[key].shape != wanted[key].shape
+    ]
+    if not (missing or unexpected or reshaped):
+        return
+    stem = "conv1.weight" in wanted and any(key.startswith("conv1.weight ") for key in reshaped)
+    remedy = "; the first convolution is of another stem: change model.stem" if stem else ""
+    raise WeightsError(
+        f"model.weights: {file} does not fit the backbone: missing keys: {_listed(missing)}; "
+        f"unexpected keys: {_listed(unexpected)}; other shapes: {_listed(reshaped)}{remedy}"
+    )
+
+
+def _listed(names: list[str], shown: int = 8) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return (", ".join(names[:shown]) or "none") + more

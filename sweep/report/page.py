@@ -1,0 +1,120 @@
+"""report.html: one file without a network request, from the summary, the patients and the run's tables."""
+
+import platform
+from collections.abc import Iterator, Mapping
+from functools import reduce
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from sweep.report import plots
+from sweep.report.run_folder import RunTables
+from sweep.report.summary import ENOUGH_TO_RANK
+
+LIBRARIES = ["torch", "pytorch-lightning", "monai", "ray", "optuna", "pydicom", "numpy", "scipy", "pandas", "plotly"]
+MACHINE_PATHS = {"output", "cache", "data.root", "data.annotations"}  # may hold names; settings.yaml keeps them
+MINUS = "\N{MINUS SIGN}"
+UNDEFINED = Markup('<span class="undefined" title="not defined">&ndash;</span>')
+
+
+def render(summary: dict[str, Any], patients: pd.DataFrame, run: RunTables) -> str:
+    """The page. Every figure of the summary stands in a <data> element that names its place and full value."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = summary | {"patients": patients.to_dict("records")}
+    environment.globals["figure"] = lambda path, style="auc": figure(shown, path, style)
+    environment.filters["setting"] = setting_text
+    return environment.get_template("report.html").render(
+        **shown,
+        plots=_plots(patients, run),
+        excluded=run.excluded.fillna("").to_dict("records"),
+        searched=run.searched,
+        settings=list(_flat(run.settings)),
+        versions=_versions(),
+        enough_to_rank=ENOUGH_TO_RANK,
+        plotly_js=Markup(get_plotlyjs()),
+    )
+
+
+def figure(summary: Any, path: str, style: str = "auc") -> Markup:
+    """The figure at a dotted path of the summary, rounded to be read, with its full value for machines."""
+    value: Any = reduce(_step, path.split("."), summary)
+    if value is None:
+        return UNDEFINED
+    return Markup('<data data-figure="{}" value="{}">{}</data>').format(path, repr(value), _rounded(value, style))
+
+
+def _step(tree: Any, key: str) -> Any:
+    return tree[int(key)] if isinstance(tree, list) else tree[key]
+
+
+def _rounded(value: float, style: str) -> str:
+    formats = {
+        "auc": "{:.3f}",
+        "short": "{:.2f}",
+        "percent": "{:.1%}",
+        "whole": "{:.0%}",
+        "gain": "{:+.3f}",
+        "count": "{}",
+    }
+    return formats[style].format(value).replace("-", MINUS).replace("%", " %")
+
+
+def setting_text(value: Any) -> str:
+    """A setting as one reads it: 0.00012 as 1.2e-4."""
+    if not isinstance(value, float):
+        return str(value)
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    if value and abs(value) < 1e-3:
+        mantissa, _, exponent = f"{value:.2e}".partition("e")
+        mantissa = mantissa.rstrip("0").rstrip(".")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+def _plots(patients: pd.DataFrame, run: RunTables) -> dict[str, plots.Figure]:
+    if run.best is None:
+        return {}
+    varied = [name for name in run.searched if run.complete[name].nunique() > 1]
+    space = run.settings["search"]["space"]
+    return {
+        "roc": plots.roc(patients),
+        "probabilities": plots.probabilities(patients),
+        **{f"setting-{name}": plots.setting(name, run.complete, run.best, _is_log(space, name)) for name in varied},
+    }
+
+
+def _is_log(space: Mapping[str, Any], name: str) -> bool:
+    return bool(space.get(name, {}).get("log"))
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every setting; folders and files of the machine are only said to be set."""
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and name.count("search.space") == 0:
+            yield from _flat(value, f"{name}.")
+        elif name == "search.space":
+            yield from ((f"{name}.{searched}", _range(span)) for searched, span in value.items())
+        else:
+            yield name, "set (paths are not printed)" if name in MACHINE_PATHS and value else value
+
+
+def _range(span: Mapping[str, Any]) -> str:
+    if span.get("choices"):
+        return "one of " + ", ".join(setting_text(choice) for choice in span["choices"])
+    scale = ", log scale" if span.get("log") else ""
+    return f"{setting_text(span['low'])} to {setting_text(span['high'])}{scale}"
+
+
+def _versions() -> list[tuple[str, str]]:
+    return [("python", platform.python_version()), *((library, version(library)) for library in LIBRARIES)]

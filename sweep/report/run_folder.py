@@ -1,0 +1,108 @@
+"""A run folder's tables in memory, and files written whole or not at all."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from sweep import predictions as out_of_fold
+
+OWN_COLUMNS = [  # of configurations.csv; the columns after them are the searched settings
+    "configuration",
+    "digest",
+    "state",
+    "folds_done",
+    "mean_fold_auc",
+    "sd_fold_auc",
+    "pooled_auc",
+    "failure",
+]
+
+
+class RunFolderError(ValueError):
+    """A run folder that no report can be written from; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class RunTables:
+    """What a run has left behind; data contracts in the README of the project."""
+
+    name: str
+    settings: dict[str, Any]
+    cohort: pd.DataFrame
+    excluded: pd.DataFrame
+    split: pd.DataFrame
+    configurations: pd.DataFrame
+    predictions: pd.DataFrame
+
+    @property
+    def searched(self) -> list[str]:
+        """Dotted names of the searched settings."""
+        return [name for name in self.configurations.columns if name not in OWN_COLUMNS]
+
+    @property
+    def complete(self) -> pd.DataFrame:
+        """Configurations with all folds: the only ones that can be compared."""
+        return self.configurations[self.configurations["state"] == "complete"]
+
+    @property
+    def best(self) -> int | None:
+        """The complete configuration with the highest mean of its folds' AUCs (of equals the lowest number), if any."""
+        ranked = self.complete.dropna(subset="mean_fold_auc")
+        ranked = ranked.sort_values(["mean_fold_auc", "configuration"], ascending=[False, True])
+        return None if ranked.empty else int(ranked["configuration"].iloc[0])
+
+    def predictions_of(self, configuration: int) -> pd.DataFrame:
+        """The configuration's out-of-fold predictions, complete and at one with its row in configurations.csv."""
+        rows = out_of_fold.require_complete(self.predictions, self.cohort, self.split, configuration)
+        listed = self.configurations.set_index("configuration").loc[configuration]
+        for name, value in out_of_fold.configuration_figures(rows).items():
+            if not np.isclose(value, float(str(listed[name])), rtol=0, atol=1e-9, equal_nan=True):
+                raise RunFolderError(
+                    f"configuration {configuration}: configurations.csv has {name} {listed[name]}, predictions.parquet "
+                    f"gives {value}: the two are of different sweeps; start the sweep again to rewrite them"
+                )
+        return rows
+
+
+def read_run(run: Path) -> RunTables:
+    """Read a run folder's tables. Raises RunFolderError naming a table that is missing."""
+    return RunTables(
+        name=run.resolve().name,
+        settings=yaml.safe_load(_existing(run / "settings.yaml").read_text()),
+        **{name: _read_csv(run / f"{name}.csv") for name in ("cohort", "excluded", "split", "configurations")},
+        predictions=_read_predictions(run / "predictions.parquet"),
+    )
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise RunFolderError(
+            f"{path}: no such file, so this is no run folder or its sweep has not begun; start the sweep"
+        )
+    return path
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Identifiers stay text, "NA" and "007" too; numbers keep their last bit."""
+    text = dict.fromkeys(("patient_id", "sop_instance_uid", "item", "reason", "remedy", "failure", "digest"), str)
+    return pd.read_csv(_existing(path), dtype=text, keep_default_na=False, na_values=[""], float_precision="round_trip")
+
+
+def _read_predictions(path: Path) -> pd.DataFrame:
+    types: dict[str, type] = dict.fromkeys(("configuration", "fold", "label"), int)
+    types |= {"probability": float, "patient_id": str, "sop_instance_uid": str}
+    if not path.is_file():  # no fold has been finished yet
+        return pd.DataFrame(columns=out_of_fold.COLUMNS).astype(types)
+    return pd.read_parquet(path, columns=out_of_fold.COLUMNS).astype(types)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """A reader finds the old file or the new one, never a half."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
