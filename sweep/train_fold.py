@@ -130,7 +130,7 @@ def _predict(trainer: pl.Trainer, classifier: FractureClassifier, data: FoldData
 
 
 def _write_predictions(path: Path, probability: pd.Series, store: PatchStore, split: pd.DataFrame) -> None:
-    """patient_id, sop_instance_uid, label, probability of the rows of the patch store that `probability` is indexed by."""
+    """patient_id, sop_instance_uid, label, probability; `probability` is indexed by the rows of the patch store."""
     lesions = store.lesions.loc[probability.index, ["patient_id", "sop_instance_uid"]]
     label = lesions["patient_id"].map(split.set_index("patient_id")["label"])
     lesions.assign(label=label, probability=probability).to_parquet(path, index=False)

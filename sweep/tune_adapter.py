@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
+import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +129,15 @@ class UnitSearcher(Searcher):
 
 
 class _Heartbeat(Callback):
-    def __init__(self, beat: Callable[[], None]) -> None:
-        self._beat = beat
+    """Runs between two steps of Tune's loop, where stopping leaves nothing half done."""
+
+    def __init__(self, beat: Callable[[], None], stop: threading.Event) -> None:
+        self._beat, self._stop = beat, stop
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._beat()
+        if self._stop.is_set():
+            raise KeyboardInterrupt
 
     def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
         return Callback, ()
@@ -143,8 +150,10 @@ def run_units(
     *,
     on_event: Callable[[Candidate, int], None],
     beat: Callable[[], None],
-) -> bool:
-    """Train the search's units on Ray until it is finished; False when interrupted by Ctrl-C before.
+) -> None:
+    """Train the search's units on Ray until it is finished or interrupted by Ctrl-C or SIGTERM.
+
+    An interruption ends the workers at once; each unit's last epoch is on disk.
 
     Args:
         search: hands out the units and takes their outcomes.
@@ -155,27 +164,45 @@ def run_units(
     """
     _quiet()
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    searcher = UnitSearcher(search, workplace, on_event)
     try:
         available = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = _gpus(resources, available)
-        searcher = UnitSearcher(search, workplace, on_event)
-        with tempfile.TemporaryDirectory(prefix="sweep-tune-") as scratch:
-            tuner = tune.Tuner(
-                tune.with_resources(FoldTrainable, {"cpu": resources.cpus_per_fold, "gpu": gpus}),
+        slots = _slots(resources.cpus_per_fold, gpus, available)
+        trainable = tune.with_resources(FoldTrainable, {"cpu": resources.cpus_per_fold, "gpu": gpus})
+        with _stop_requested() as stop, tempfile.TemporaryDirectory(prefix="sweep-tune-") as scratch:
+            tune.Tuner(
+                trainable,
                 tune_config=TuneConfig(
-                    search_alg=searcher,
-                    num_samples=-1,
-                    max_concurrent_trials=_slots(resources.cpus_per_fold, gpus, available),
-                    reuse_actors=True,
+                    search_alg=searcher, num_samples=-1, max_concurrent_trials=slots, reuse_actors=True
                 ),
-                run_config=RunConfig(name="units", storage_path=scratch, verbose=0, callbacks=[_Heartbeat(beat)]),
-            )
-            tuner.fit()
+                run_config=RunConfig(name="units", storage_path=scratch, verbose=0, callbacks=[_Heartbeat(beat, stop)]),
+            ).fit()
+    except KeyboardInterrupt:
+        return
     finally:
         ray.shutdown()
     if searcher.error:
         raise searcher.error
-    return search.is_finished
+
+
+@contextmanager
+def _stop_requested() -> Iterator[threading.Event]:
+    """Set by the first SIGINT or SIGTERM; the second one acts as it would have before."""
+    stop = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def request(number: int, frame: object) -> None:  # noqa: ARG001
+        stop.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, request)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _quiet() -> None:
@@ -183,6 +210,7 @@ def _quiet() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a banner even at verbose=0
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune's own waits for the units; see _stop_requested
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.update(GPU_DETERMINISM)

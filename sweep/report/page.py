@@ -1,5 +1,6 @@
 """report.html: one file without a network request, from the summary, the patients and the run's tables."""
 
+import json
 import platform
 from collections.abc import Iterator, Mapping
 from functools import reduce
@@ -17,7 +18,13 @@ from sweep.report.run_folder import RunTables
 from sweep.report.summary import ENOUGH_TO_RANK
 
 LIBRARIES = ["torch", "pytorch-lightning", "monai", "ray", "optuna", "pydicom", "numpy", "scipy", "pandas", "plotly"]
-MACHINE_PATHS = {"output", "cache", "data.root", "data.annotations"}  # may hold names; settings.yaml keeps them
+MACHINE_PATHS = {
+    "output",
+    "cache",
+    "data.root",
+    "data.annotations",
+    "model.weights",
+}  # may hold names; settings.yaml keeps them
 MINUS = "\N{MINUS SIGN}"
 UNDEFINED = Markup('<span class="undefined" title="not defined">&ndash;</span>')
 
@@ -36,6 +43,7 @@ def render(summary: dict[str, Any], patients: pd.DataFrame, run: RunTables) -> s
     environment.filters["setting"] = setting_text
     return environment.get_template("report.html").render(
         **shown,
+        ranked=_ranked(summary["configurations"]),
         plots=_plots(patients, run),
         excluded=run.excluded.fillna("").to_dict("records"),
         searched=run.searched,
@@ -73,12 +81,18 @@ def _rounded(value: float, style: str) -> str:
 def setting_text(value: Any) -> str:
     """A setting as one reads it: 0.00012 as 1.2e-4."""
     if not isinstance(value, float):
-        return str(value)
+        return value if isinstance(value, str) else json.dumps(value)
     mantissa, _, exponent = f"{value:.3g}".partition("e")
     if value and abs(value) < 1e-3:
         mantissa, _, exponent = f"{value:.2e}".partition("e")
         mantissa = mantissa.rstrip("0").rstrip(".")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+def _ranked(configurations: list[dict[str, Any]]) -> list[int]:
+    """Places of the configurations in the summary, the best first and those without an AUC last."""
+    means = [row["mean_fold_auc"] for row in configurations]
+    return sorted(range(len(means)), key=lambda place: -1 if means[place] is None else means[place], reverse=True)
 
 
 def _plots(patients: pd.DataFrame, run: RunTables) -> dict[str, plots.Figure]:
@@ -89,30 +103,27 @@ def _plots(patients: pd.DataFrame, run: RunTables) -> dict[str, plots.Figure]:
     return {
         "roc": plots.roc(patients),
         "probabilities": plots.probabilities(patients),
-        **{f"setting-{name}": plots.setting(name, run.complete, run.best, _is_log(space, name)) for name in varied},
+        **{f"setting-{name}": plots.setting(name, run.complete, run.best, space[name]) for name in varied},
     }
-
-
-def _is_log(space: Mapping[str, Any], name: str) -> bool:
-    return bool(space.get(name, {}).get("log"))
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted name, value) of every setting; folders and files of the machine are only said to be set."""
     for key, value in settings.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and name.count("search.space") == 0:
-            yield from _flat(value, f"{name}.")
-        elif name == "search.space":
+        if name == "search.space":
             yield from ((f"{name}.{searched}", _range(span)) for searched, span in value.items())
+        elif isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.")
         else:
-            yield name, "set (paths are not printed)" if name in MACHINE_PATHS and value else value
+            hidden = name in MACHINE_PATHS and value not in (None, "none", "imagenet")
+            yield name, "set (paths are not printed)" if hidden else value
 
 
 def _range(span: Mapping[str, Any]) -> str:
-    if span.get("choices"):
+    if span["choices"] is not None:
         return "one of " + ", ".join(setting_text(choice) for choice in span["choices"])
-    scale = ", log scale" if span.get("log") else ""
+    scale = ", log scale" if span["log"] else ""
     return f"{setting_text(span['low'])} to {setting_text(span['high'])}{scale}"
 
 

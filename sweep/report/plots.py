@@ -5,6 +5,7 @@ are read as HTML by Plotly, so identifiers are escaped here.
 """
 
 import html
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pandas as pd
 from sweep import patient_metrics, predictions
 
 Figure = dict[str, Any]
-DECADES = 100.0  # a setting whose largest value is this many times its smallest is drawn on a log axis
+DECADES = 100.0  # choices whose largest is this many times the smallest are drawn on a log axis
 
 
 def roc(patients: pd.DataFrame) -> Figure:
@@ -99,8 +100,8 @@ def _threshold_line() -> Figure:
     return {"type": "line", "x0": 0.5, "x1": 0.5, "y0": 0, "y1": 1, "yref": "paper", "line": line}
 
 
-def setting(name: str, configurations: pd.DataFrame, best: int, log: bool) -> Figure:
-    """Mean fold AUC of the complete configurations against one searched setting; `log`: it was searched so."""
+def setting(name: str, configurations: pd.DataFrame, best: int, span: Mapping[str, Any]) -> Figure:
+    """Mean fold AUC of the complete configurations against one setting, searched over `span` (search.space)."""
     rows = configurations.dropna(subset=[name, "mean_fold_auc"])
     margin = 0.12 * (rows["mean_fold_auc"].max() - rows["mean_fold_auc"].min()) + 0.005
     numbers = rows["configuration"].astype(int)
@@ -118,7 +119,7 @@ def setting(name: str, configurations: pd.DataFrame, best: int, log: bool) -> Fi
         "layout": {
             "height": 210,
             "showlegend": False,
-            "xaxis": {"title": {"text": name}, **_setting_axis(rows[name], log)},
+            "xaxis": {"title": {"text": name}, **_setting_axis(rows[name], span)},
             "yaxis": {
                 "range": [rows["mean_fold_auc"].min() - margin, rows["mean_fold_auc"].max() + margin],
                 "nticks": 5,
@@ -141,9 +142,10 @@ def _markers(numbers: list[int], best: int) -> Figure:
     }
 
 
-def _setting_axis(values: "pd.Series[Any]", log: bool) -> Figure:
+def _setting_axis(values: "pd.Series[Any]", span: Mapping[str, Any]) -> Figure:
     if not pd.api.types.is_numeric_dtype(values):
         return {"type": "category"}
-    if values.min() > 0 and (log or values.max() / values.min() >= DECADES):
+    wide_choices = span["choices"] is not None and values.max() >= DECADES * values.min()
+    if values.min() > 0 and (span["log"] or wide_choices):
         return {"type": "log", "dtick": 1, "exponentformat": "power"}
     return {"type": "linear", "nticks": 5}

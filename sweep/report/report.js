@@ -57,7 +57,7 @@ const sort = (heading) => {
 for (const heading of document.querySelectorAll(".sortable thead th")) {
   const button = document.createElement("button");
   button.type = "button";
-  button.textContent = heading.textContent;
+  button.append(...heading.childNodes);
   button.addEventListener("click", () => sort(heading));
   heading.replaceChildren(button);
 }

@@ -88,9 +88,9 @@ def _existing(path: Path) -> Path:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """Identifiers stay text, "NA" and "007" too; numbers keep their last bit."""
+    """Identifiers stay text, "NA" and "007" too."""
     text = dict.fromkeys(("patient_id", "sop_instance_uid", "item", "reason", "remedy", "failure", "digest"), str)
-    return pd.read_csv(_existing(path), dtype=text, keep_default_na=False, na_values=[""], float_precision="round_trip")
+    return pd.read_csv(_existing(path), dtype=text, keep_default_na=False, na_values=[""])
 
 
 def _read_predictions(path: Path) -> pd.DataFrame:

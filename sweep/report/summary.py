@@ -142,8 +142,8 @@ def _interval_caution(folds: pd.DataFrame) -> str | None:
     if rarer not in COVERAGE:
         return None
     return (
-        f"Some folds hold only {rarer} patient{'s' if rarer > 1 else ''} of a class, which makes the interval of the mean of "
-        f"folds too narrow: with {rarer} in every fold, simulated 95 % intervals held the truth {COVERAGE[rarer]} % of the time."
+        f"Some folds hold as few as {rarer} of one class, too few for the interval of the mean of folds: "
+        f"with {rarer} in every fold, simulated 95 % intervals held the true AUC {COVERAGE[rarer]} % of the time."
     )
 
 
@@ -182,7 +182,7 @@ def _selection(run: RunTables) -> dict[str, Any]:
 
 def _selection_among(run: RunTables) -> list[str]:
     if run.best is None:
-        return ["No configuration has all its folds yet, so none has been selected."]
+        return ["No configuration with all its folds has an AUC, so none has been selected."]
     if len(run.complete) == 1:
         return [f"Only configuration {run.best} has all its folds: nothing was selected among configurations."]
     return [

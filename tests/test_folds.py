@@ -1,0 +1,61 @@
+"""Folds partition the patients, keep both classes in each, and depend on nothing but patients, labels and seed."""
+
+import pandas as pd
+import pytest
+
+from datasets.folds import inner_validation, make_split, read_split, shuffle_labels, split_digest
+
+
+def patients(malignant: int = 26, benign: int = 70) -> pd.DataFrame:
+    labels = [1] * malignant + [0] * benign
+    return pd.DataFrame({"patient_id": [f"{number:04d}" for number in range(len(labels))], "label": labels})
+
+
+def test_every_patient_is_in_exactly_one_fold() -> None:
+    split = make_split(patients(), 10, seed=1)
+    assert sorted(split["patient_id"]) == sorted(patients()["patient_id"])
+    assert split["patient_id"].is_unique
+    assert set(split["fold"]) == set(range(10))
+
+
+def test_folds_are_stratified() -> None:
+    counts = make_split(patients(), 10, seed=1).groupby("fold")["label"].agg(["sum", "size"])
+    assert set(counts["sum"]) == {2, 3}
+    assert counts["size"].max() - counts["size"].min() <= 2
+
+
+def test_the_split_ignores_the_order_of_the_patients() -> None:
+    shuffled = patients().sample(frac=1, random_state=3)
+    pd.testing.assert_frame_equal(make_split(patients(), 10, seed=1), make_split(shuffled, 10, seed=1))
+
+
+def test_another_seed_gives_another_split() -> None:
+    assert split_digest(make_split(patients(), 10, seed=1)) != split_digest(make_split(patients(), 10, seed=2))
+
+
+def test_a_class_with_too_few_patients_is_refused_with_the_remedy() -> None:
+    with pytest.raises(ValueError, match=r"folds\.count=10: one class has only 4 patients.*write folds\.count=4"):
+        make_split(patients(malignant=4), 10, seed=1)
+
+
+@pytest.mark.parametrize("fold", range(10))
+def test_inner_validation_never_holds_a_patient_of_the_fold(fold: int) -> None:
+    split = make_split(patients(), 10, seed=1)
+    inner = inner_validation(split, fold, 0.15, seed=1)
+    assert inner and not inner & set(split.loc[split["fold"] == fold, "patient_id"])
+    assert split.loc[split["patient_id"].isin(inner), "label"].nunique() == 2
+
+
+def test_shuffled_labels_stay_with_patients_and_keep_their_number() -> None:
+    lesions = pd.concat([patients(), patients()], ignore_index=True)
+    shuffled = shuffle_labels(lesions, seed=5)
+    assert (shuffled.groupby("patient_id")["label"].nunique() == 1).all()
+    assert shuffled["label"].sum() == lesions["label"].sum()
+    assert (shuffled["label"] != lesions["label"]).any()
+
+
+def test_identifiers_survive_the_file_as_text(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("split") / "split.csv"
+    split = pd.DataFrame({"patient_id": ["007", "NA", "1e3"], "label": [0, 1, 0], "fold": [0, 1, 0]})
+    split.to_csv(path, index=False)
+    pd.testing.assert_frame_equal(read_split(path), split)

@@ -1,0 +1,280 @@
+"""The patch store: geometry end to end, what rebuilds it, what is excluded, privacy."""
+
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydicom import dcmread
+from scipy import ndimage
+
+from datasets.cohort import LESION_COLUMNS, CohortError
+from datasets.patches import PatchStore, ingest
+from tests.mr_files import annotation, study, texture, write_stack
+
+BOX = (12.0, 14.0, 26.0, 28.0)
+Row = dict[str, Any]
+
+
+def write_cohort(folder: Path, patients: int = 3) -> tuple[Path, Path]:
+    """Images of some patients with two lesion slices each, and their annotations beside them."""
+    rows: list[Row] = []
+    for number in range(patients):
+        t2, t1 = study(number, spacing=(1.5, 1.6), rows=64, columns=60)
+        for stack in (t2, t1):
+            write_stack(folder / "images" / str(number), stack)
+        rows += [annotation(f"{number:03d}", number % 2, t2, index, BOX) for index in (2, 3)]
+    pd.DataFrame(rows).to_csv(folder / "annotations.csv", index=False)
+    return folder / "images", folder / "annotations.csv"
+
+
+def run(folder: Path, **settings: Any) -> tuple[PatchStore, list[str]]:
+    """The store and the stages that the ingest went through."""
+    stages: dict[str, None] = {}
+
+    def note(stage: str, done: int, total: int) -> None:
+        assert 0 < done <= total
+        stages[stage] = None
+
+    settings = {"pixels_per_box": 16, "processes": 1, **settings}
+    return ingest(folder / "images", folder / "annotations.csv", folder / "cache", progress=note, **settings), [*stages]
+
+
+def file_of(folder: Path, sop: str) -> Path:
+    (path,) = (path for path in folder.iterdir() if dcmread(path).SOPInstanceUID == sop)
+    return path
+
+
+def test_store_holds_six_channels_in_order(tmp_path: Path) -> None:
+    write_cohort(tmp_path)
+    store, stages = run(tmp_path)
+    patches = store.patches()
+    assert stages == ["headers", "hashes", "patches"]
+    assert patches.shape == (6, 6, 48, 48)
+    assert patches.dtype == np.float16
+    assert isinstance(patches, np.memmap)
+    assert not patches.flags.writeable
+    assert list(store.lesions) == LESION_COLUMNS
+    assert store.lesions["patient_id"].tolist() == ["000", "000", "001", "001", "002", "002"]
+    assert list(store.excluded) == ["patient_id", "item", "reason", "remedy"]
+    assert store.folder == tmp_path / "cache" / "patches" / store.digest
+    assert sorted(path.name for path in store.folder.iterdir()) == ["cohort.csv", "excluded.csv", "patches.npy"]
+    # Slices 2 and 3 are neighbours, slice 3 lies to the right of 2: what one calls same the other calls next.
+    np.testing.assert_array_equal(patches[0, 3], patches[1, 4])
+    np.testing.assert_array_equal(patches[0, 4], patches[1, 5])
+
+
+def test_values_are_the_image_over_its_scale_and_0_outside(tmp_path: Path) -> None:
+    write_cohort(tmp_path, patients=1)
+    store, _ = run(tmp_path, widest_context=8.0)
+    t2, _ = study(0)
+    image = np.rint(texture(t2.points(2)))
+    scale = np.percentile(image, 99)
+    x = 19.0 + (np.arange(128) - 63.5) * 14 / 16
+    y = 21.0 + (np.arange(128) - 63.5) * 14 / 16
+    expected = ndimage.map_coordinates(image, np.meshgrid(y, x, indexing="ij"), order=1, cval=0.0)
+    found = store.patches()[0, 4].astype(float)
+    assert (found == 0).mean() > 0.5
+    inside = expected > 0
+    np.testing.assert_allclose(found[inside] / (expected[inside] / scale), 1.0, atol=0.01)
+    assert np.ptp(found[inside] / expected[inside]) * scale < 2e-3
+
+
+def test_t1_and_t2_of_equal_anatomy_give_equal_patches(tmp_path: Path) -> None:
+    write_cohort(tmp_path, patients=1)
+    store, _ = run(tmp_path, widest_context=1.5)
+    t1, t2 = np.split(store.patches()[0].astype(float), 2)
+    assert np.abs(t1 / t1.mean() - t2 / t2.mean()).max() < 0.03
+
+
+def test_second_run_reads_nothing(tmp_path: Path) -> None:
+    write_cohort(tmp_path)
+    first, _ = run(tmp_path)
+    second, stages = run(tmp_path)
+    assert stages == []
+    assert second == first
+
+
+def test_moved_and_touched_files_do_not_rebuild(tmp_path: Path) -> None:
+    images, _ = write_cohort(tmp_path)
+    first, _ = run(tmp_path)
+    images.rename(tmp_path / "elsewhere")
+    images.mkdir()
+    for number, path in enumerate(sorted((tmp_path / "elsewhere").rglob("*-*"))):
+        path.rename(images / f"{number}.dcm")
+        os.utime(images / f"{number}.dcm")
+    second, stages = run(tmp_path)
+    assert stages == ["headers", "hashes"]
+    assert second == first
+
+
+def flip_pixel(folder: Path) -> None:
+    path = sorted((folder / "images" / "1").iterdir())[3]
+    content = bytearray(path.read_bytes())
+    content[-1500] ^= 1
+    path.write_bytes(content)
+
+
+def edit_annotations(column: str, value: object) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        table = pd.read_csv(folder / "annotations.csv", dtype=str)
+        table.loc[table["patient_id"] == "001", column] = str(value)
+        table.to_csv(folder / "annotations.csv", index=False)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "change", [flip_pixel, edit_annotations("x_max", 26.5), edit_annotations("label", 0), edit_annotations("site", "X")]
+)
+def test_changed_pixel_box_label_or_site_rebuilds(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    write_cohort(tmp_path)
+    first, _ = run(tmp_path)
+    change(tmp_path)
+    second, stages = run(tmp_path)
+    assert stages == ["headers", "hashes", "patches"]
+    assert second.digest != first.digest
+    assert first.folder.is_dir()
+
+
+def test_settings_and_exclusions_belong_to_the_content(tmp_path: Path) -> None:
+    write_cohort(tmp_path)
+    first, _ = run(tmp_path)
+    finer, _ = run(tmp_path, pixels_per_box=20)
+    with (tmp_path / "annotations.csv").open("a") as file:
+        file.write("lost,0,9.9,1,2,3,4\n")
+    with_lost, _ = run(tmp_path)
+    assert len({first.digest, finer.digest, with_lost.digest}) == 3
+    assert with_lost.excluded["patient_id"].tolist() == ["lost"]
+    np.testing.assert_array_equal(with_lost.patches(), first.patches())
+
+
+def test_any_number_of_processes_gives_the_same_bytes(tmp_path: Path) -> None:
+    write_cohort(tmp_path)
+    alone, _ = run(tmp_path)
+    content = (alone.folder / "patches.npy").read_bytes()
+    shutil.rmtree(tmp_path / "cache")
+    together, _ = run(tmp_path, processes=2)
+    assert together.digest == alone.digest
+    assert (together.folder / "patches.npy").read_bytes() == content
+
+
+def test_interrupted_build_leaves_no_store(tmp_path: Path) -> None:
+    images, annotations = write_cohort(tmp_path)
+
+    def interrupt(stage: str, done: int, _: int) -> None:
+        if (stage, done) == ("patches", 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest(images, annotations, tmp_path / "cache", pixels_per_box=16, processes=1, progress=interrupt)
+    assert list((tmp_path / "cache" / "patches").iterdir()) == []
+    _, stages = run(tmp_path)
+    assert "patches" in stages
+
+
+def test_cache_inside_the_image_folder_is_not_ingested(tmp_path: Path) -> None:
+    images, annotations = write_cohort(tmp_path)
+    settings: dict[str, Any] = {"pixels_per_box": 16, "processes": 1}
+    first = ingest(images, annotations, images / "cache", **settings)
+    seen: list[str] = []
+    assert (
+        ingest(images, annotations, images / "cache", **settings, progress=lambda *step: seen.append(step[0])) == first
+    )
+    assert seen == []
+
+
+def test_patient_with_unreadable_pixels_is_excluded_with_the_reason(tmp_path: Path) -> None:
+    write_cohort(tmp_path)
+    whole, _ = run(tmp_path)
+    t2, _ = study(1)
+    used = file_of(tmp_path / "images" / "1", t2.sop(2))
+    used.write_bytes(used.read_bytes()[:-100])
+    store, _ = run(tmp_path)
+    assert store.lesions["patient_id"].tolist() == ["000", "000", "002", "002"]
+    np.testing.assert_array_equal(store.patches(), whole.patches()[[0, 1, 4, 5]])
+    (row,) = store.excluded.to_dict("records")
+    assert row["patient_id"] == "001"
+    assert "Explicit VR Little Endian" in row["reason"]
+    again, stages = run(tmp_path)
+    assert stages == []
+    assert again.excluded.equals(store.excluded)
+
+
+def test_no_patient_left_is_one_clear_error(tmp_path: Path) -> None:
+    images, annotations = write_cohort(tmp_path, patients=1)
+    for path in images.rglob("*-*"):
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(
+        CohortError, match=r"annotations.csv: all 1 patients are excluded; the first, '000', because of"
+    ):
+        run(tmp_path)
+    shutil.rmtree(images)
+    with pytest.raises(CohortError, match="no files; give the folder"):
+        run(tmp_path)
+    images.mkdir()
+    (images / "readme").write_text("no images here")
+    with pytest.raises(CohortError, match="no readable image has this SOPInstanceUID"):
+        run(tmp_path)
+    assert annotations.exists()
+
+
+def test_planted_private_text_appears_in_no_output(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("DEBUG")
+    secrets = ["Secretname^Planted", "19410203", "planted-id", "Planted description", "planted/../../comment"]
+    keywords = ["PatientName", "PatientBirthDate", "PatientID", "SeriesDescription", "PatientComments"]
+    planted = {**dict(zip(keywords, secrets, strict=True)), "StudyDate": "19990909", "InstitutionName": "x" * 200}
+    secrets += ["19990909", "x" * 64, "Planted-folder", str(tmp_path)]
+    rows: list[Row] = []
+    for number in range(2):
+        stacks = [replace(stack, tags={**stack.tags, **planted}) for stack in study(number)]
+        for stack in stacks:
+            write_stack(tmp_path / "images" / "Planted-folder", stack)
+        rows.append(annotation(f"P{number}", number, stacks[0], 3, BOX))
+    damaged = rows[1]["sop_instance_uid"]
+    path = file_of(tmp_path / "images" / "Planted-folder", damaged)
+    path.write_bytes(path.read_bytes()[:-100])
+    rows.append(annotation("lost", 0, study(3)[0], 3, BOX))
+    pd.DataFrame(rows).to_csv(tmp_path / "annotations.csv", index=False)
+    store, _ = run(tmp_path)
+    assert store.lesions["patient_id"].tolist() == ["P0"]
+    assert store.excluded["patient_id"].tolist() == ["lost", "P1"]
+    written = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    outputs = b"".join(path.name.encode() + path.read_bytes() for path in written).decode("latin-1")
+    outputs += caplog.text + "".join(capfd.readouterr()) + repr(store.lesions) + repr(store.excluded)
+    assert [secret for secret in secrets if secret in outputs] == []
+
+
+def test_store_travels_to_another_process_without_its_data(tmp_path: Path) -> None:
+    write_cohort(tmp_path, patients=1)
+    store, _ = run(tmp_path)
+    copy = pickle.loads(pickle.dumps(store))
+    assert len(pickle.dumps(store)) < 10_000
+    np.testing.assert_array_equal(copy.patches(), store.patches())
+
+
+def test_store_deleted_by_hand_is_rebuilt(tmp_path: Path) -> None:
+    write_cohort(tmp_path)
+    first, _ = run(tmp_path)
+    (fingerprint,) = (tmp_path / "cache" / "fingerprints").iterdir()
+    shutil.rmtree(first.folder)
+    second, stages = run(tmp_path)
+    assert stages == ["headers", "hashes", "patches"]
+    assert second == first
+    assert fingerprint.read_text() == first.digest
+
+
+def test_store_is_found_from_any_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, annotations = write_cohort(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    store = ingest(images, annotations, Path("cache"), pixels_per_box=16)
+    monkeypatch.chdir("/")
+    assert store.patches().shape[0] == 6

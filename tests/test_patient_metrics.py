@@ -1,0 +1,154 @@
+"""AUCs and intervals, held to golden figures, brute force, permutations and simulation."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+
+from sweep import patient_metrics as metrics
+
+Case = tuple[metrics.Array, metrics.Array, metrics.Array]
+SCORES = ["score_a", "score_b", "score_ties"]
+
+
+def random_case(seed: int, ties: bool = False, shift: float = 0.0, per_fold: tuple[int, int] = (5, 14)) -> Case:
+    """Label, score and fold of ten folds; `shift`: standard deviation of the folds' score scales."""
+    random = np.random.default_rng(seed)
+    label = np.tile(np.repeat([1, 0], per_fold), 10)
+    fold = np.repeat(np.arange(10), sum(per_fold))
+    score = random.normal(size=len(label)) + np.sqrt(2) * norm.ppf(0.9) * label + shift * random.normal(size=10)[fold]
+    return label, np.round(score) if ties else score, fold
+
+
+def brute_force_auc(label: metrics.Array, score: metrics.Array) -> float:
+    pairs = [(m > b) + (m == b) / 2 for m in score[label == 1] for b in score[label == 0]]
+    return float(np.mean(pairs))
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_auc_and_intervals_agree_with_the_golden_figures(shared: Path, name: str) -> None:
+    cases = pd.read_csv(shared / "golden/auc_case_input.csv")
+    expected = pd.read_csv(shared / "golden/auc_case_expected.csv").set_index("score").loc[name]
+    label, score, fold = cases["y"].to_numpy(), cases[name].to_numpy(), cases["fold"].to_numpy()
+    plain, logit = (metrics.auc_interval(label, score, scale) for scale in ("plain", "logit"))
+    folds = metrics.mean_of_folds(label, score, fold)
+    found = [plain.value, metrics.delong_variance(label, score), plain.low, plain.high, logit.low, logit.high]
+    found += [folds.value, folds.standard_error, folds.low, folds.high]
+    np.testing.assert_allclose(found, expected.to_numpy(float), rtol=1e-9)
+
+
+def test_rates_agree_with_table_2(shared: Path) -> None:
+    expected = pd.read_csv(shared / "golden/table2_ci.csv").set_index(["reader", "metric"]).to_dict("index")
+    counts = pd.read_csv(shared / "golden/table2_derived.csv").set_index("reader")[["tp", "tn", "fp", "fn"]]
+    for reader, row in counts.to_dict("index").items():
+        for name, found in metrics.rates(tp=row["tp"], tn=row["tn"], fp=row["fp"], fn=row["fn"]).items():
+            golden = [expected[reader, name][key] for key in ("estimate", "wilson_low", "wilson_high")]
+            np.testing.assert_allclose([found.value, found.low, found.high], golden, rtol=1e-9)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_auc_is_the_share_of_pairs_ranked_right(ties: bool) -> None:
+    label, score, fold = random_case(1, ties)
+    assert metrics.auc(label, score) == pytest.approx(brute_force_auc(label, score), abs=1e-12)
+    by_fold = metrics.fold_aucs(label, score, fold)
+    assert by_fold[3] == pytest.approx(brute_force_auc(label[fold == 3], score[fold == 3]), abs=1e-12)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_auc_ignores_monotone_transforms_and_order_and_mirrors_swapped_labels(ties: bool) -> None:
+    label, score, fold = random_case(2, ties)
+    figures = metrics.mean_of_folds(label, score, fold)
+    assert metrics.mean_of_folds(label, np.exp(score), fold) == figures
+    order = np.random.default_rng(0).permutation(len(label))
+    shuffled = metrics.mean_of_folds(label[order], score[order], fold[order])
+    assert (shuffled.value, shuffled.high) == pytest.approx((figures.value, figures.high), abs=1e-12)
+    assert metrics.auc(1 - label, score) == pytest.approx(1 - metrics.auc(label, score), abs=1e-12)
+    assert metrics.delong_variance(1 - label, score) == pytest.approx(metrics.delong_variance(label, score))
+
+
+def test_the_mean_of_folds_survives_a_shift_between_folds_and_the_pooled_auc_does_not() -> None:
+    label, score, fold = random_case(3)
+    shifted = score + np.random.default_rng(0).normal(size=10)[fold]
+    assert metrics.mean_of_folds(label, shifted, fold).value == metrics.mean_of_folds(label, score, fold).value
+    assert metrics.auc(label, shifted) < metrics.auc(label, score) - 0.02
+
+
+def test_one_class_has_no_auc_and_its_fold_is_named() -> None:
+    label, score, fold = random_case(4)
+    label[fold == 7] = 0
+    folds = metrics.mean_of_folds(label, score, fold)
+    inside = fold != 7
+    assert np.isnan(metrics.fold_aucs(label, score, fold)[7])
+    assert folds.undefined == (7,)
+    rest = metrics.mean_of_folds(label[inside], score[inside], fold[inside])
+    assert (folds.value, folds.low, folds.high) == (rest.value, rest.low, rest.high)
+    nothing = metrics.mean_of_folds(np.zeros(20), np.arange(20), np.arange(20) % 2)
+    assert np.isnan([nothing.value, nothing.low, nothing.high]).all() and nothing.undefined == (0, 1)
+
+
+def test_perfect_separation_claims_no_certainty() -> None:
+    label = np.repeat([0, 1], 10)
+    score = np.arange(20) / 20
+    for found in (metrics.auc_interval(label, score), metrics.auc_interval(label, score, "logit")):
+        assert found.value == 1 and np.isnan([found.low, found.high]).all()
+    assert np.isnan(metrics.mean_of_folds(label, score, np.arange(20) % 2).low)
+
+
+def test_a_score_that_is_missing_is_refused() -> None:
+    with pytest.raises(ValueError, match="predict the missing"):
+        metrics.auc(np.array([0, 1]), np.array([0.1, np.nan]))
+
+
+@pytest.mark.parametrize("seed", [5, 6])
+def test_noise_of_the_difference_is_the_spread_over_permuted_folds(seed: int) -> None:
+    label, score, fold = random_case(seed, ties=seed == 6)
+    fold = np.where((fold == 9) & (np.arange(len(fold)) % 3 > 0), 8, fold)  # folds of unequal size
+    random = np.random.default_rng(0)
+    means = []
+    for _ in range(400):
+        dealt = fold.copy()
+        for kind in (0, 1):
+            dealt[label == kind] = random.permutation(fold[label == kind])
+        means.append(metrics.mean_of_folds(label, score, dealt).value)
+    shift = metrics.fold_shift(label, score, fold)
+    assert np.std(means) == pytest.approx(shift.noise, rel=0.15)  # 400 draws: four standard errors are 0.14
+    assert np.mean(means) == pytest.approx(metrics.auc(label, score), abs=4 * shift.noise / 20)
+
+
+def test_the_warning_is_rare_without_and_sure_with_a_shift_of_one_standard_deviation() -> None:
+    def warned(shift: float) -> float:
+        return float(np.mean([metrics.fold_shift(*random_case(s, shift=shift)).beyond_noise for s in range(200)]))
+
+    assert warned(0.0) < 0.05 + 4 * np.sqrt(0.05 * 0.95 / 200)
+    assert warned(1.0) > 0.95
+
+
+def test_the_influence_curve_interval_covers_with_five_and_fails_with_one_malignant_a_fold() -> None:
+    def coverage(per_fold: tuple[int, int]) -> float:
+        found = [metrics.mean_of_folds(*random_case(seed, per_fold=per_fold)) for seed in range(150)]
+        return float(np.mean([estimate.low <= 0.9 <= estimate.high for estimate in found]))
+
+    assert coverage((5, 14)) > 0.85
+    assert coverage((1, 3)) < 0.80
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_areas_under_the_drawn_curves_are_the_aucs(ties: bool) -> None:
+    label, score, fold = random_case(8, ties)
+    for (x, y), expected in (
+        (metrics.roc_points(label, score), metrics.auc(label, score)),
+        (metrics.mean_roc_points(label, score, fold), metrics.mean_of_folds(label, score, fold).value),
+    ):
+        assert np.trapezoid(y, x) == pytest.approx(expected, abs=1e-12)
+        assert (x[0], x[-1], y[-1]) == (0, 1, 1) and (np.diff(x) >= 0).all() and (np.diff(y) >= -1e-12).all()
+
+
+def test_a_patient_at_the_threshold_is_called_malignant() -> None:
+    label, score = np.array([1, 1, 0, 0]), np.array([0.5, 0.4999, 0.5, 0.4999])
+    assert metrics.outcomes(label, score).tolist() == ["TP", "FN", "FP", "TN"]
+
+
+def test_a_rate_of_nobody_is_undefined() -> None:
+    assert np.isnan(metrics.rates(tp=0, tn=3, fp=1, fn=0)["sensitivity"].value)

@@ -1,0 +1,163 @@
+"""The search hands out every fold of every configuration once, retries what failed, and resumes from ledger and journal."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from sweep.compose import load_settings
+from sweep.ledger import Ledger, Unit
+from sweep.search import Candidate, Search, open_study
+
+FOLDS, CONFIGURATIONS = 3, 4
+
+
+def score(unit: Unit) -> float:
+    """A configuration's quality, from its digest: any function will do."""
+    return (int(unit.configuration[:4], 16) % 100 + unit.fold) / 200
+
+
+def open_search(folder: Path, overrides: Sequence[str] = ()) -> Search:
+    settings = load_settings([f"folds.count={FOLDS}", f"search.configurations={CONFIGURATIONS}", *overrides])
+    study = open_study(folder / "optuna.journal", "test", settings.own_values())
+    return Search(settings, study, Ledger(folder / "ledger", "split"), score)
+
+
+def finish(search: Search, folder: Path, candidate: Candidate, fold: int) -> None:
+    ledger = Ledger(folder / "ledger", "split")
+    ledger.begin(candidate.unit(fold))
+    ledger.finish(candidate.unit(fold))
+    search.succeeded(candidate, fold)
+
+
+def run_all(search: Search, folder: Path) -> list[tuple[int, int]]:
+    order = []
+    while unit := search.next_unit():
+        finish(search, folder, *unit)
+        order.append((unit[0].number, unit[1]))
+    return order
+
+
+def test_every_fold_of_every_configuration_once(tmp_path: Path) -> None:
+    search = open_search(tmp_path)
+    order = run_all(search, tmp_path)
+    assert sorted(order) == [(number, fold) for number in range(CONFIGURATIONS) for fold in range(FOLDS)]
+    assert search.is_finished
+
+
+def test_configuration_0_is_the_studys_own_setting(tmp_path: Path) -> None:
+    search = open_search(tmp_path)
+    run_all(search, tmp_path)
+    settings = load_settings([])
+    assert dict(search.candidates[0].values) == settings.own_values()
+    assert len({candidate.configuration.digest for candidate in search.candidates}) == CONFIGURATIONS
+
+
+def test_proposals_stay_in_their_ranges_and_whole_numbers_stay_whole(tmp_path: Path) -> None:
+    search = open_search(tmp_path, ["search.configurations=12"])
+    run_all(search, tmp_path)
+    space = load_settings([]).search.space
+    for candidate in search.candidates:
+        assert all(space[name].holds(value) for name, value in candidate.values.items())
+        assert isinstance(candidate.values["augmentation.benign_factor"], int)
+
+
+def test_folds_of_several_configurations_are_in_flight_at_once(tmp_path: Path) -> None:
+    search = open_search(tmp_path)
+    units = [search.next_unit() for _ in range(FOLDS + 2)]
+    assert [unit[0].number for unit in units if unit] == [0, 0, 0, 1, 1]
+
+
+def test_nothing_more_is_handed_out_while_the_last_folds_run(tmp_path: Path) -> None:
+    search = open_search(tmp_path, ["search.configurations=1"])
+    units = [search.next_unit() for _ in range(FOLDS)]
+    assert search.next_unit() is None and not search.is_finished
+    for unit in units:
+        assert unit
+        finish(search, tmp_path, *unit)
+    assert search.is_finished
+
+
+def test_the_best_is_the_complete_configuration_with_the_highest_mean(tmp_path: Path) -> None:
+    search = open_search(tmp_path)
+    first, fold = search.next_unit() or pytest.fail("no unit")
+    finish(search, tmp_path, first, fold)
+    assert search.best is None
+    run_all(search, tmp_path)
+    means = {c.number: sum(score(c.unit(fold)) for fold in range(FOLDS)) / FOLDS for c in search.candidates}
+    assert search.best and means[search.best.number] == max(means.values()) == search.best.mean_fold_auc
+
+
+def test_a_failed_fold_is_tried_again_then_fails_its_configuration(tmp_path: Path) -> None:
+    search = open_search(tmp_path, ["resources.tries=2", "search.configurations=2"])
+    candidate, fold = search.next_unit() or pytest.fail("no unit")
+    search.failed(candidate, fold, "out of memory")
+    again = search.next_unit()
+    assert again == (candidate, fold)
+    search.failed(candidate, fold, "out of memory")
+    assert candidate.state == "failed" and candidate.failures == {fold: "out of memory"}
+    rest = run_all(search, tmp_path)
+    assert {number for number, _ in rest} == {1}
+    assert search.is_finished and search.best is search.candidates[1]
+
+
+def test_a_final_failure_is_not_tried_again(tmp_path: Path) -> None:
+    search = open_search(tmp_path, ["search.configurations=1"])
+    candidate, fold = search.next_unit() or pytest.fail("no unit")
+    search.failed(candidate, fold, "training diverged", final=True)
+    assert search.next_unit() is None and search.is_finished and candidate.state == "failed"
+
+
+def test_optuna_is_told_means_and_failures(tmp_path: Path) -> None:
+    search = open_search(tmp_path, ["search.configurations=2"])
+    candidate, fold = search.next_unit() or pytest.fail("no unit")
+    search.failed(candidate, fold, "training diverged", final=True)
+    run_all(search, tmp_path)
+    trials = open_study(tmp_path / "optuna.journal", "test", {}).get_trials()
+    assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert trials[1].value == search.candidates[1].mean_fold_auc
+
+
+def test_resuming_repeats_no_finished_fold_and_proposes_nothing_twice(tmp_path: Path) -> None:
+    for name in ("undisturbed", "killed"):
+        (tmp_path / name).mkdir()
+    undisturbed = open_search(tmp_path / "undisturbed")
+    run_all(undisturbed, tmp_path / "undisturbed")
+    killed = open_search(tmp_path / "killed")
+    done = []
+    for _ in range(FOLDS + 2):
+        candidate, fold = killed.next_unit() or pytest.fail("no unit")
+        finish(killed, tmp_path / "killed", candidate, fold)
+        done.append((candidate.number, fold))
+    killed.next_unit()  # in training when the driver dies
+    resumed = open_search(tmp_path / "killed")
+    rest = run_all(resumed, tmp_path / "killed")
+    assert not set(done) & set(rest)
+    assert sorted(done + rest) == [(number, fold) for number in range(CONFIGURATIONS) for fold in range(FOLDS)]
+    assert [dict(c.values) for c in resumed.candidates] == [dict(c.values) for c in undisturbed.candidates]
+
+
+def test_a_finished_sweep_can_be_extended(tmp_path: Path) -> None:
+    run_all(open_search(tmp_path), tmp_path)
+    assert open_search(tmp_path).is_finished
+    extended = open_search(tmp_path, ["search.configurations=5"])
+    assert {number for number, _ in run_all(extended, tmp_path)} == {4}
+
+
+def test_a_failed_configuration_is_retried_by_the_next_start(tmp_path: Path) -> None:
+    search = open_search(tmp_path, ["search.configurations=1"])
+    candidate, fold = search.next_unit() or pytest.fail("no unit")
+    search.failed(candidate, fold, "node lost", final=True)
+    again = open_search(tmp_path, ["search.configurations=1"])
+    assert len(run_all(again, tmp_path)) == FOLDS and again.candidates[0].state == "complete"
+
+
+def test_the_journal_is_an_optuna_study_that_others_can_open(tmp_path: Path) -> None:
+    search = open_search(tmp_path)
+    run_all(search, tmp_path)
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "optuna.journal"))
+    study = optuna.load_study(study_name="test", storage=optuna.storages.JournalStorage(backend))
+    best = search.best
+    assert best and study.best_trial.number == best.number and study.best_value == best.mean_fold_auc

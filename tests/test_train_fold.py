@@ -1,0 +1,152 @@
+"""A unit is a function of (configuration, fold), resumes to the same bytes, and never sees the held-out patients."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pytorch_lightning import Trainer
+
+from datasets.patches import PatchStore
+from lightning_modules.checkpoint import EpochCheckpoint
+from sweep.compose import load_settings
+from sweep.settings import Configuration
+from sweep.train_fold import train_fold, unit_seed
+from tests.stores import write_split, write_store
+
+QUICK = ["input.size=32", "training.epochs=3", "training.batch_size=16", "data.widest_context=1.5"]
+QUICK += ["augmentation.benign_factor=1", "augmentation.malignant_factor=2", "model.learning_rate=1e-3"]
+
+
+def configuration(overrides: Sequence[str] = ()) -> Configuration:
+    return load_settings([*QUICK, "search/space=none", "search.configurations=1", *overrides]).configuration({})
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> PatchStore:
+    return write_store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def split(store: PatchStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("split") / "split.csv"
+    write_split(path, store)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(store: PatchStore, split: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fold-0")
+    train_fold(configuration(), 0, folder, store=store, split=split)
+    return folder
+
+
+def same_bytes(first: Path, second: Path) -> bool:
+    names = ("predictions.parquet", "inner_predictions.parquet", "curve.csv", "weights.pt")
+    return all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
+
+
+def test_it_leaves_predictions_of_exactly_the_held_out_slices(trained: Path, store: PatchStore, split: Path) -> None:
+    predictions = pd.read_parquet(trained / "predictions.parquet")
+    table = pd.read_csv(split)
+    held_out = store.lesions[store.lesions["patient_id"].isin(table.loc[table["fold"] == 0, "patient_id"])]
+    assert predictions["sop_instance_uid"].tolist() == held_out["sop_instance_uid"].tolist()
+    assert predictions["label"].tolist() == held_out["label"].tolist()
+    assert predictions["probability"].between(0, 1).all()
+    inner = pd.read_parquet(trained / "inner_predictions.parquet")
+    assert not set(inner["patient_id"]) & set(predictions["patient_id"]) and len(inner)
+
+
+def test_it_leaves_curve_result_and_weights_but_no_checkpoint(trained: Path) -> None:
+    curve = pd.read_csv(trained / "curve.csv")
+    assert curve["epoch"].tolist() == [0, 1, 2] and curve["inner_auc"].between(0, 1).all()
+    result = json.loads((trained / "result.json").read_text())
+    assert result["epochs"] == 3 and result["best_epoch"] == curve["inner_loss"].idxmin() and result["seconds"] > 0
+    weights = torch.load(trained / "weights.pt", weights_only=True)
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    assert not (trained / "last.ckpt").exists()
+
+
+def test_the_same_unit_gives_the_same_bytes(trained: Path, store: PatchStore, split: Path, tmp_path: Path) -> None:
+    torch.manual_seed(99)  # what ran before in the process must not matter
+    train_fold(configuration(), 0, tmp_path, store=store, split=split)
+    assert same_bytes(trained, tmp_path)
+
+
+def test_an_interrupted_unit_resumes_to_the_same_bytes(
+    trained: Path, store: PatchStore, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs_begun: list[int] = []
+
+    def stop_in_second_epoch(self: EpochCheckpoint, trainer: Trainer, *_: object) -> None:  # noqa: ARG001
+        epochs_begun.append(trainer.current_epoch)
+        if epochs_begun == [0, 1]:
+            raise ConnectionResetError("the node is gone")
+
+    monkeypatch.setattr(EpochCheckpoint, "on_train_batch_end", stop_in_second_epoch, raising=False)
+    with pytest.raises(ConnectionResetError):
+        train_fold(configuration(["training.batch_size=1000"]), 0, tmp_path, store=store, split=split)
+    assert (tmp_path / "last.ckpt").exists()
+    train_fold(configuration(["training.batch_size=1000"]), 0, tmp_path, store=store, split=split)
+    assert epochs_begun == [0, 1, 1, 2]
+    undisturbed = tmp_path / "undisturbed"
+    monkeypatch.undo()
+    train_fold(configuration(["training.batch_size=1000"]), 0, undisturbed, store=store, split=split)
+    assert same_bytes(undisturbed, tmp_path)
+
+
+def test_poisoned_held_out_patients_change_nothing_in_training(
+    trained: Path, store: PatchStore, split: Path, tmp_path: Path
+) -> None:
+    """Other pixels and labels of the test fold's patients: the same weights and curve to the last bit."""
+    table = pd.read_csv(split)
+    held_out = table["fold"] == 0
+    poisoned = write_store(tmp_path / "store")
+    patches = np.array(poisoned.patches())
+    patches[poisoned.lesions["patient_id"].isin(table.loc[held_out, "patient_id"])] = np.nan
+    np.save(poisoned.folder / "patches.npy", patches)
+    table.loc[held_out, "label"] = 1 - table.loc[held_out, "label"]
+    table.to_csv(tmp_path / "split.csv", index=False)
+    folder = tmp_path / "fold"
+    train_fold(configuration(), 0, folder, store=poisoned, split=tmp_path / "split.csv")
+    for name in ("weights.pt", "curve.csv", "inner_predictions.parquet"):
+        assert (folder / name).read_bytes() == (trained / name).read_bytes()
+    poisoned_predictions = pd.read_parquet(folder / "predictions.parquet")
+    clean = pd.read_parquet(trained / "predictions.parquet")
+    assert (poisoned_predictions["label"] == 1 - clean["label"]).all(), "the poison reached the final predict"
+
+
+def test_the_studys_habit_does_look_at_the_held_out_patients(store: PatchStore, split: Path, tmp_path: Path) -> None:
+    """The leak that the inner split prevents: with scored_fold, labels of the test fold decide the validation loss."""
+    table = pd.read_csv(split)
+    table.loc[table["fold"] == 0, "label"] = 1 - table.loc[table["fold"] == 0, "label"]
+    table.to_csv(tmp_path / "turned.csv", index=False)
+    curves = []
+    for number, path in enumerate((split, tmp_path / "turned.csv")):
+        folder = tmp_path / str(number)
+        train_fold(configuration(["training.early_stopping=scored_fold"]), 0, folder, store=store, split=path)
+        curves.append(pd.read_csv(folder / "curve.csv"))
+        assert pd.read_parquet(folder / "inner_predictions.parquet").empty
+    assert (curves[0]["inner_loss"] != curves[1]["inner_loss"]).all()
+
+
+def test_it_learns(store: PatchStore, split: Path, tmp_path: Path) -> None:
+    longer = ["training.epochs=8", "training.patience=8", "augmentation.benign_factor=6", "augmentation.malignant_factor=12"]
+    train_fold(configuration(longer), 1, tmp_path, store=store, split=split)
+    predictions = pd.read_parquet(tmp_path / "predictions.parquet")
+    by_label = predictions.groupby("label")["probability"]
+    assert by_label.min()[1] > by_label.max()[0]
+
+
+def test_a_units_seed_depends_on_sweep_seed_configuration_and_fold() -> None:
+    seeds = {
+        unit_seed(configuration(), 0),
+        unit_seed(configuration(), 1),
+        unit_seed(configuration(["seed=1"]), 0),
+        unit_seed(configuration(["model.dropout=0.1"]), 0),
+    }
+    assert len(seeds) == 4
+    assert unit_seed(configuration(), 0) == unit_seed(configuration(), 0)

@@ -1,0 +1,141 @@
+"""Units on real Ray workers: trained once, retried when a worker dies, failed when training diverges, stopped by Ctrl-C."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.folds import split_digest
+from datasets.patches import PatchStore
+from sweep.compose import load_settings
+from sweep.ledger import Ledger
+from sweep.run_folder import held_out_auc
+from sweep.search import Candidate, Search, open_study
+from sweep.settings import Settings
+from sweep.train_fold import train_fold
+from sweep.tune_adapter import Workplace, run_units
+from tests.stores import write_split, write_store
+from tests.test_train_fold import QUICK
+
+FOLDS = 3
+
+
+@dataclass
+class Sweep:
+    """A tiny sweep with everything that `run_units` needs, and a record of what it reported."""
+
+    settings: Settings
+    store: PatchStore
+    split: Path
+    ledger: Ledger
+    search: Search
+    events: list[tuple[int, int]] = field(default_factory=list)
+
+    def run(self, beat: Callable[[], None] = lambda: None) -> None:
+        workplace = Workplace(
+            ledger=self.ledger.folder,
+            split=self.split,
+            split_digest=self.ledger.split_digest,
+            store=self.store.folder,
+            store_digest=self.store.digest,
+        )
+        run_units(self.search, workplace, self.settings.resources, on_event=self.note, beat=beat)
+
+    def note(self, candidate: Candidate, fold: int) -> None:
+        self.events.append((candidate.number, fold))
+
+
+def open_sweep(folder: Path, overrides: Sequence[str] = ()) -> Sweep:
+    settings = load_settings([*QUICK, f"folds.count={FOLDS}", "search.configurations=2", *overrides])
+    store = write_store(folder / "store")
+    table = write_split(folder / "split.csv", store, FOLDS)
+    ledger = Ledger(folder / "ledger", split_digest(table))
+    study = open_study(folder / "optuna.journal", "test", settings.own_values())
+    search = Search(settings, study, ledger, lambda unit: held_out_auc(ledger, unit))
+    return Sweep(settings, store, folder / "split.csv", ledger, search)
+
+
+NARROW = ["search.space.input=null", "search.space.augmentation=null", "search.space.model.l2_weight=null"]
+ALL_UNITS = [(number, fold) for number in range(2) for fold in range(FOLDS)]
+
+
+def kill_a_worker() -> bool:
+    found = subprocess.run(["pgrep", "-f", "^ray::FoldTrainable.step"], capture_output=True, text=True, check=False)
+    for process in found.stdout.split()[:1]:
+        os.kill(int(process), signal.SIGKILL)
+    return bool(found.stdout)
+
+
+def test_a_sweep_survives_an_interruption_and_a_killed_worker(tmp_path: Path) -> None:
+    interrupted = open_sweep(tmp_path, NARROW)
+
+    def interrupt_after_the_first_fold() -> None:
+        if interrupted.events:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    interrupted.run(interrupt_after_the_first_fold)
+    assert not interrupted.search.is_finished
+    done = [unit for unit in ALL_UNITS if unit in interrupted.events]
+    assert 1 <= len(done) < len(ALL_UNITS)
+    kept = {unit: _times(interrupted, *unit) for unit in done}
+
+    resumed = open_sweep_again(tmp_path)
+    killed: list[bool] = []
+
+    def kill_once() -> None:
+        if not any(killed):
+            killed.append(kill_a_worker())
+
+    resumed.run(kill_once)
+    assert any(killed) and resumed.search.is_finished
+    assert all(candidate.is_complete for candidate in resumed.search.candidates)
+    assert {unit: _times(resumed, *unit) for unit in done} == kept, "a finished fold was trained again"
+    assert sum(sum(candidate.tries.values()) for candidate in resumed.search.candidates) == 1
+
+    alone = tmp_path / "alone"
+    first = resumed.search.candidates[0]
+    train_fold(first.configuration, 1, alone, store=resumed.store, split=resumed.split)
+    for name in ("predictions.parquet", "curve.csv", "weights.pt"):
+        assert (alone / name).read_bytes() == (resumed.ledger.finished(first.unit(1)) / name).read_bytes(), (
+            "a fold depends on where it was trained"
+        )
+
+
+def open_sweep_again(folder: Path) -> Sweep:
+    """The same sweep as another process would open it: from ledger and journal alone."""
+    before = open_sweep(folder, NARROW)
+    assert any(candidate.fold_aucs for candidate in before.search.candidates)
+    return before
+
+
+def _times(sweep: Sweep, number: int, fold: int) -> int:
+    unit = sweep.search.candidates[number].unit(fold)
+    return (sweep.ledger.finished(unit) / "DONE").stat().st_mtime_ns
+
+
+def test_diverged_training_fails_its_configuration_at_once(tmp_path: Path) -> None:
+    sweep = open_sweep(tmp_path, ["search/space=none", "search.configurations=1", "resources.tries=3"])
+    patches = np.array(sweep.store.patches())
+    patches[:] = np.nan
+    np.save(sweep.store.folder / "patches.npy", patches)
+    sweep.run()
+    candidate = sweep.search.candidates[0]
+    assert candidate.state == "failed" and sweep.search.is_finished and sweep.search.best is None
+    assert all("diverged" in reason for reason in candidate.failures.values())
+    assert set(candidate.tries.values()) == {1}
+
+
+def test_a_broken_search_ends_the_sweep_with_its_own_error(tmp_path: Path) -> None:
+    sweep = open_sweep(tmp_path, ["search/space=none", "search.configurations=1"])
+
+    def broken(candidate: Candidate, fold: int) -> None:  # noqa: ARG001
+        raise OSError("disk full")
+
+    sweep.note = broken  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="disk full"):
+        sweep.run()
