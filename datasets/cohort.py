@@ -1,7 +1,7 @@
 """Annotations and series to cohort: six slices and a square box for every lesion slice, or the reason why not."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ LESION_COLUMNS = ["patient_id", "label", "site", "sop_instance_uid", "t1_series_
 LESION_COLUMNS += ["box_side_mm", "note"]
 EXCLUDED_COLUMNS = ["patient_id", "item", "reason", "remedy"]
 SINGLE_SLICE_DISTANCE = 4.0  # mm, the usual sagittal spine slice, where a series has one slice only
+SQUARE_TOLERANCE = 0.05  # pixels that a square box's edges may be off through rounding
 BEYOND_STACK = 0.6  # slice distances from the nearest slice; within a stack no point is farther than 0.5
 
 Row = dict[Any, Any]
@@ -57,16 +58,16 @@ def read_annotations(path: Path) -> pd.DataFrame:
         CohortError: the file, a column or a value cannot be used.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise CohortError(f"{path}: cannot be read as CSV ({error}); give a comma-separated UTF-8 file") from error
+        why = " ".join(str(error).split())
+        raise CohortError(f"{path}: cannot be read as CSV ({why}); give a comma-separated UTF-8 file") from error
     missing = [column for column in REQUIRED if column not in table]
     if missing:
         raise CohortError(f"{path}: no column {', '.join(missing)}; the columns are {', '.join(map(str, table))}")
     if table.empty:
         raise CohortError(f"{path}: no rows; add a row for every lesion slice")
-    known = table.reindex(columns=REQUIRED + OPTIONAL, fill_value="")
-    table = known.map(str.strip)
+    table = table.fillna("").reindex(columns=REQUIRED + OPTIONAL, fill_value="").map(str.strip)
     for column in ("patient_id", "sop_instance_uid"):
         _require(path, table[column], table[column] != "", "give a value")
     labels = table["label"].str.lower().map(LABELS)
@@ -88,6 +89,7 @@ def build_cohort(series: Iterable[Series], annotations: pd.DataFrame) -> Cohort:
     lesions: list[Row] = []
     slices: list[tuple[SliceHeader, ...]] = []
     excluded = _shared_studies(index, annotations)
+    leaking = {problem["patient_id"] for problem in excluded}
     for patient, rows in annotations.groupby("patient_id", sort=False):
         problems = _contradictions(rows)
         found: list[tuple[Row, tuple[SliceHeader, ...]]] = []
@@ -97,7 +99,7 @@ def build_cohort(series: Iterable[Series], annotations: pd.DataFrame) -> Cohort:
             except ExclusionError as problem:
                 problems.append(problem.row)
         excluded += [{"patient_id": patient, **problem} for problem in problems]
-        if not any(problem["patient_id"] == patient for problem in excluded):
+        if not problems and patient not in leaking:
             lesions += [lesion for lesion, _ in found]
             slices += [images for _, images in found]
     return Cohort(
@@ -114,7 +116,7 @@ class _Index:
         self.of_study: dict[str, list[Series]] = {}
         for one in series:
             self.of_uid.setdefault(one.uid, []).append(one)
-            self.of_study.setdefault(one.slices[0].study_instance_uid, []).append(one)
+            self.of_study.setdefault(one.study_uid, []).append(one)
             self.of_slice |= {header.sop_instance_uid: (one, place) for place, header in enumerate(one.slices)}
 
 
@@ -139,9 +141,9 @@ def _contradictions(rows: pd.DataFrame) -> list[Row]:
 
 def _shared_studies(index: _Index, annotations: pd.DataFrame) -> list[Row]:
     """One study under two patient identifiers would put the same person in two folds."""
-    known = annotations[annotations["sop_instance_uid"].isin(list(index.of_slice))]
-    study = known["sop_instance_uid"].map(lambda uid: index.of_slice[uid][0].slices[0].study_instance_uid)
-    pairs = known.assign(study=study)[["patient_id", "study"]].drop_duplicates()
+    known = annotations[[uid in index.of_slice for uid in annotations["sop_instance_uid"]]]
+    studies = [index.of_slice[uid][0].study_uid for uid in known["sop_instance_uid"]]
+    pairs = known.assign(study=studies)[["patient_id", "study"]].drop_duplicates()
     shared = pairs[pairs.duplicated("study", keep=False)]
     reason, remedy = "study annotated under several patient_id", "give all rows of a person the same patient_id"
     return [
@@ -161,7 +163,7 @@ def _lesion(row: Row, index: _Index) -> tuple[Row, tuple[SliceHeader, ...]]:
     t1_slices, t1_note = _nearest(t1, t2, t2_slices, box)
     if not _inside(drawn, header, t1_slices[1]):
         raise ExclusionError(t1.uid, "the box lies outside the T1W image", "choose a T1W series that covers the lesion")
-    squared = "" if _is_square(drawn, header) else "box made square"
+    squared = "" if np.allclose(astuple(box), astuple(drawn), rtol=0, atol=SQUARE_TOLERANCE) else "box made square"
     values = {
         **{column: row[column] for column in ("patient_id", "label", "site", "sop_instance_uid")},
         "t1_series_uid": t1.uid,
@@ -200,24 +202,22 @@ def _check_box(box: Box, header: SliceHeader) -> None:
 
 
 def _t1_series(row: Row, t2: Series, index: _Index) -> Series:
-    header, wanted = t2.slices[0], row["t1_series_uid"]
+    wanted, frame = row["t1_series_uid"], t2.frame_of_reference_uid
     choose = "name the right series in t1_series_uid"
     if wanted:
         candidates = [one for one in index.of_uid.get(wanted, []) if one.is_sagittal]
     else:
-        study = index.of_study[header.study_instance_uid]
-        candidates = [one for one in study if one.is_sagittal and one.weighting == "T1W"]
+        candidates = [one for one in index.of_study[t2.study_uid] if one.is_sagittal and one.weighting == "T1W"]
     if not candidates:
-        item, where = (wanted, "of t1_series_uid") if wanted else (header.study_instance_uid, "in the study")
+        item, where = (wanted, "of t1_series_uid") if wanted else (t2.study_uid, "in the study")
         raise ExclusionError(item, f"no sagittal T1W series {where}", f"add its DICOM files or {choose}")
-    frame = header.frame_of_reference_uid
-    aligned = [one for one in candidates if frame and one.slices[0].frame_of_reference_uid == frame]
+    aligned = [one for one in candidates if frame and one.frame_of_reference_uid == frame]
     if not aligned:
         reason = "T1W and T2W do not share a frame of reference"
         raise ExclusionError(candidates[0].uid, reason, "name a T1W series of the same examination in t1_series_uid")
     if len(aligned) > 1:
         uids = ", ".join(sorted(one.uid for one in aligned))
-        raise ExclusionError(header.study_instance_uid, f"several sagittal T1W series: {uids}", choose)
+        raise ExclusionError(t2.study_uid, f"several sagittal T1W series: {uids}", choose)
     return aligned[0]
 
 
@@ -232,13 +232,14 @@ def _nearest(t1: Series, t2: Series, t2_slices: Neighbours, box: Box) -> tuple[N
     """For each T2W slice the T1W slice nearest to the box's centre in it, along the T1W normal."""
     centres = [project(t2_slices[1], header) @ (*box.centre, 1.0) for header in t2_slices]
     points = np.array([pixel_to_patient(header) @ centre for header, centre in zip(t2_slices, centres, strict=True)])
-    distances = np.abs((points @ t1.slices[0].normal)[:, None] - t1.offsets)  # (3, T1W slices) mm
+    distances = np.abs((points @ t1.normal)[:, None] - t1.offsets)  # (3, T1W slices) mm
     away, t1_distance = distances.min(axis=1), _slice_distance(t1)
     if away[1] > max(t1_distance, _slice_distance(t2)):
         reason = f"the lesion slice lies {away[1]:.1f} mm from the nearest T1W slice"
         raise ExclusionError(t1.uid, reason, "choose a T1W series that covers the lesion")
     previous, same, following = (t1.slices[int(place)] for place in distances.argmin(axis=1))
-    return (previous, same, following), "T1W edge slice repeated" if away.max() > BEYOND_STACK * t1_distance else ""
+    note = f"nearest T1W slice {away.max():.1f} mm away" if away.max() > BEYOND_STACK * t1_distance else ""
+    return (previous, same, following), note
 
 
 def _slice_distance(series: Series) -> float:
@@ -252,9 +253,3 @@ def _inside(box: Box, drawn_on: SliceHeader, header: SliceHeader) -> bool:
     x, y, _ = project(drawn_on, header) @ corners.T
     size_x, size_y = header.columns - 0.5, header.rows - 0.5
     return bool(min(x.min(), y.min()) >= -0.5 and x.max() <= size_x and y.max() <= size_y)
-
-
-def _is_square(box: Box, header: SliceHeader) -> bool:
-    between_rows, between_columns = header.pixel_spacing
-    width, height = (box.x_max - box.x_min) * between_columns, (box.y_max - box.y_min) * between_rows
-    return bool(np.isclose(width, height, rtol=1e-3))

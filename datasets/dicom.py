@@ -76,9 +76,22 @@ class Series:
         return self.slices[0].series_instance_uid
 
     @property
+    def study_uid(self) -> str:
+        return self.slices[0].study_instance_uid
+
+    @property
+    def frame_of_reference_uid(self) -> str:
+        return self.slices[0].frame_of_reference_uid
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """Unit vector (3,) across the slices, in the direction of their order."""
+        return self.slices[0].normal
+
+    @property
     def is_sagittal(self) -> bool:
         """Whether the normal lies closer to the patient's left-right axis than to the other two."""
-        return int(np.abs(self.slices[0].normal).argmax()) == 0
+        return int(np.abs(self.normal).argmax()) == 0
 
     @property
     def weighting(self) -> Weighting | None:
@@ -87,7 +100,7 @@ class Series:
     @property
     def offsets(self) -> NDArray[np.float64]:
         """Position (slices,) of each slice along the common normal, mm, ascending."""
-        return np.array([header.position for header in self.slices]) @ self.slices[0].normal
+        return np.array([header.position for header in self.slices]) @ self.normal
 
 
 def list_files(root: Path, leave_out: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Affine maps between patch, pixel and patient coordinates.
+"""Affine maps between patch, pixel and patient coordinates, and sampling along them.
 
 Pixel coordinates are (x = column, y = row) with 0 at the centre of the first pixel; patient coordinates are DICOM's
 (LPS) in mm. Planar maps are homogeneous 3 by 3 matrices or their first two rows (2 by 3), acting on (x, y, 1).
@@ -9,8 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from datasets.dicom import SliceHeader
+
+LARGEST_STEP = 1.5  # source pixels per patch pixel above which the source is smoothed against aliasing
 
 Matrix = NDArray[np.float64]
 
@@ -74,3 +77,18 @@ def patch_to_channels(box: Box, slices: tuple[SliceHeader, ...], context: float,
     to_t2 = [project(t2_slices[1], header) @ to_box_slice for header in t2_slices]
     to_t1 = [project(t2, t1) @ grid for t1, t2, grid in zip(t1_slices, t2_slices, to_t2, strict=True)]
     return [matrix[:2] for matrix in (*to_t1, *to_t2)]
+
+
+def sample(image: NDArray[np.float32], matrix: Matrix, side: int) -> NDArray[np.float32]:
+    """Patch (side, side) by linear interpolation, 0 outside the image; `matrix` (2, 3) maps (u, v, 1) to (x, y).
+
+    Where the patch is coarser than the image by more than LARGEST_STEP, a Gaussian of standard deviation
+    (step - 1) / 2 pixels smooths the image first.
+    """
+    in_array_order = matrix[::-1, [1, 0, 2]]  # (row, column) from (v, u)
+    steps = np.linalg.norm(in_array_order[:, :2], axis=1)
+    if steps.max() > LARGEST_STEP:
+        image = ndimage.gaussian_filter(image, np.maximum(steps - 1, 0) / 2, mode="nearest")
+    return ndimage.affine_transform(
+        image, in_array_order[:, :2], in_array_order[:, 2], (side, side), order=1, mode="constant", cval=0.0
+    )

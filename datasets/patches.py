@@ -5,9 +5,11 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,17 +18,15 @@ import numpy as np
 import pandas as pd
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from datasets.cohort import BOX, Cohort, CohortError, build_cohort, read_annotations
 from datasets.dicom import Progress, SliceHeader, list_files, read_pixels, read_series
-from datasets.geometry import Box, Matrix, patch_to_channels
+from datasets.geometry import Box, patch_to_channels, sample
 
 FORMAT_VERSION = 1
-LARGEST_STEP = 1.5  # source pixels per patch pixel above which the source is smoothed against aliasing
 SCALE_PERCENTILE = 99.0
 FLOAT16_LIMIT = 60_000.0
-FEWEST_FILES_FOR_PROCESSES = 500
+FEWEST_FILES_FOR_PROCESSES = 1000
 _TEXT = dict.fromkeys(("patient_id", "site", "sop_instance_uid", "t1_series_uid", "t2_series_uid", "note"), str)
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class PatchStore:
     @cached_property
     def lesions(self) -> pd.DataFrame:
         """cohort.csv: a row per patch, in order."""
-        return pd.read_csv(self.folder / "cohort.csv", dtype=_TEXT, keep_default_na=False, float_precision="round_trip")
+        return pd.read_csv(self.folder / "cohort.csv", dtype=_TEXT, keep_default_na=False)
 
     @cached_property
     def excluded(self) -> pd.DataFrame:
@@ -94,11 +94,13 @@ def ingest(
     """Reads a folder of DICOM files and annotations.csv into a patch store below `cache`.
 
     Nothing is rebuilt for files that were only moved or touched; not even headers are read where no file changed.
+    With several processes the calling program's main module must be importable (`if __name__ == "__main__"`).
+    `progress` hears the stages headers (files), hashes (files) and patches (patients).
 
     Raises:
         CohortError: the annotations cannot be used, or no patient is left.
     """
-    grid = PatchGrid(widest_context, pixels_per_box)
+    grid, cache = PatchGrid(widest_context, pixels_per_box), cache.resolve()
     table = read_annotations(annotations)
     files = list_files(root, leave_out=cache)
     if not files:
@@ -108,7 +110,7 @@ def ingest(
         store = _store(cache, fingerprint.read_text())
         if store.folder.is_dir():
             return store
-    with _executor(processes, len(files)) as executor:
+    with _workers(processes, len(files)) as executor:
         series, skipped = read_series(files, executor, progress)
         log.info("%d files, %d series; skipped: %s", len(files), len(series), dict(skipped) or "none")
         cohort = build_cohort(series, table)
@@ -118,32 +120,27 @@ def ingest(
         if not store.folder.is_dir():
             _build(store, cohort, grid, executor, progress)
     _require_patients(store.lesions, store.excluded, annotations)
-    fingerprint.parent.mkdir(parents=True, exist_ok=True)
-    fingerprint.write_text(digest)
+    _remember(fingerprint, digest)
     return store
 
 
-def sample(image: NDArray[np.float32], matrix: Matrix, side: int) -> NDArray[np.float32]:
-    """Patch (side, side) by linear interpolation, 0 outside the image; `matrix` (2, 3) maps (u, v, 1) to (x, y).
+@contextmanager
+def _workers(processes: int | None, files: int) -> Iterator[Executor]:
+    """Spawned processes, since forking is unsafe beside threads and Ray; one thread where they would not pay.
 
-    Where the patch is coarser than the image by more than LARGEST_STEP, a Gaussian of standard deviation
-    (step - 1) / 2 pixels smooths the image first.
+    Ctrl-C reaches this process only, and drops the work that has not begun.
     """
-    in_array_order = matrix[::-1, [1, 0, 2]]  # (row, column) from (v, u)
-    steps = np.linalg.norm(in_array_order[:, :2], axis=1)
-    if steps.max() > LARGEST_STEP:
-        image = ndimage.gaussian_filter(image, np.maximum(steps - 1, 0) / 2, mode="nearest")
-    return ndimage.affine_transform(
-        image, in_array_order[:, :2], in_array_order[:, 2], (side, side), order=1, mode="constant", cval=0.0
-    )
-
-
-def _executor(processes: int | None, files: int) -> Executor:
-    """Spawned processes (a forked one may not start Ray or threads later); a thread where they would not pay."""
-    workers = processes or os.cpu_count() or 1
-    if workers == 1 or (processes is None and files < FEWEST_FILES_FOR_PROCESSES):
-        return ThreadPoolExecutor(1)
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    count = processes or os.cpu_count() or 1
+    executor: Executor
+    if count == 1 or (processes is None and files < FEWEST_FILES_FOR_PROCESSES):
+        executor = ThreadPoolExecutor(1)
+    else:
+        spawn, ignore_interrupt = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
+        executor = ProcessPoolExecutor(count, spawn, initializer=signal.signal, initargs=ignore_interrupt)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 def _fingerprint(root: Path, files: list[Path], annotations: Path, grid: PatchGrid) -> str:
@@ -151,10 +148,15 @@ def _fingerprint(root: Path, files: list[Path], annotations: Path, grid: PatchGr
     digest.update(annotations.read_bytes())
     for file in files:
         status = file.stat()
-        digest.update(
-            f"{file.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape")
-        )
+        digest.update(os.fsencode(f"{file.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n"))
     return digest.hexdigest()
+
+
+def _remember(fingerprint: Path, digest: str) -> None:
+    fingerprint.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = fingerprint.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(digest)
+    unfinished.replace(fingerprint)
 
 
 def _content_hashes(cohort: Cohort, executor: Executor, progress: Progress | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Writing a synthetic study as DICOM MR Image Storage, explicit VR little endian, marked as synthetic in every header."""
+"""Writing a synthetic study as DICOM MR Image Storage in explicit VR little endian, marked as synthetic throughout."""
 
 from pathlib import Path
 

@@ -68,9 +68,9 @@ def draw_features(label: int, generator: np.random.Generator) -> dict[str, bool]
     present |= _draw_one_of(shapes, [count[name] for name in shapes], collapsed, uniform[shapes[0]])
     other_shape = collapsed - sum(count[name] for name in shapes)
     concave = uniform["central_concave_deformity"] * (collapsed - other_shape)
-    present["central_concave_deformity"] = bool(
-        concave < count["central_concave_deformity"] - other_shape
-    ) or not (present[shapes[0]] or present[shapes[1]])
+    present["central_concave_deformity"] = bool(concave < count["central_concave_deformity"] - other_shape) or not (
+        present[shapes[0]] or present[shapes[1]]
+    )
     if present["absence_of_collapse"]:
         present |= dict.fromkeys((*shapes, "central_concave_deformity"), False)
     return present
@@ -88,7 +88,4 @@ def draw_calls(label: int, generator: np.random.Generator) -> dict[str, int]:
         reader: counts[0] / MALIGNANT_PATIENTS if label else counts[1] / BENIGN_PATIENTS
         for reader, counts in TABLE_2.items()
     }
-    return {
-        reader: label if generator.random() < probability else 1 - label
-        for reader, probability in right.items()
-    }
+    return {reader: label if generator.random() < probability else 1 - label for reader, probability in right.items()}

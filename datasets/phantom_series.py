@@ -86,7 +86,7 @@ def _rotation(degrees: Vector) -> Vector:
     (cx, cy, cz), (sx, sy, sz) = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    return np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]]) @ about_y @ about_x
+    return np.asarray(np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]]) @ about_y @ about_x)
 
 
 def _expose(anatomy: Anatomy, grid: Grid, contrast: int, generator: np.random.Generator) -> NDArray[np.uint16]:
@@ -99,7 +99,7 @@ def _expose(anatomy: Anatomy, grid: Grid, contrast: int, generator: np.random.Ge
     level = np.float32(generator.uniform(0.015, 0.045))
     real, imaginary = generator.standard_normal((2, *grid.shape), dtype=np.float32) * level
     gain = 1400 * np.exp(generator.normal(0, 0.3))
-    return np.clip(np.hypot(signal + real, imaginary) * gain, 0, 4095).astype(np.uint16)
+    return np.asarray(np.clip(np.hypot(signal + real, imaginary) * gain, 0, 4095), np.uint16)
 
 
 def _coil_sensitivity(grid: Grid, generator: np.random.Generator) -> NDArray[np.float32]:

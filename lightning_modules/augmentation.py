@@ -64,7 +64,7 @@ def reach(context: float, ranges: AffineRanges) -> float:
 def central_crop(patches: Tensor, widest_context: float, extent: float) -> tuple[Tensor, float]:
     """The centre of `patches` (B, 6, side, side), at least `extent` box sides wide, and its side in box sides.
 
-    A view. Converting only what the resampling can reach to float32 is most of the input's cost on a CPU.
+    A view, so that only what the resampling can reach is converted to float32.
     """
     side = patches.shape[-1]
     # Two pixels more on each side: the neighbours that bilinear interpolation reads, and rounding.

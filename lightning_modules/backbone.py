@@ -2,6 +2,7 @@
 
 import difflib
 
+import torch
 from torch import Tensor, nn
 
 # Residual blocks of the four stages; He et al., CVPR 2016, doi 10.1109/CVPR.2016.90, table 1.
@@ -44,7 +45,7 @@ def build_backbone(name: str, *, stem: str, dropout: float = 0.0) -> SixToThree:
     stem: "7x7", the first layers as published; "3x3", a 3x3 first convolution of stride 1 (ResNets only; figure of
         Yeh et al., doi 10.1007/s00586-022-07121-1).
 
-    Raises ValueError for an unknown name or stem, and ModuleNotFoundError where timm is asked for and not installed.
+    Raises ValueError for an unknown name or stem, and ImportError where timm is asked for and cannot be imported.
     """
     if stem not in STEMS:
         raise ValueError(f"model.stem={stem} is unknown; choose one of {', '.join(STEMS)}")
@@ -83,8 +84,11 @@ def _timm_network(name: str, stem: str) -> tuple[nn.Module, int]:
         )
     try:
         import timm
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"model.backbone=timm/{name} needs timm: pip install -e '.[timm]'") from error
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
+        raise ImportError(
+            f"model.backbone=timm/{name} needs timm, and the torchvision that belongs to torch {torch.__version__}: "
+            f"pip install -e '.[timm]' ({error})"
+        ) from error
     if not timm.is_model(name):
         raise ValueError(
             f"model.backbone=timm/{name} is not in timm {timm.__version__}{_close_matches(name, timm.list_models())}"

@@ -44,7 +44,7 @@ class EpochCheckpoint(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.curve, self.best_weights = state_dict["curve"], state_dict["best_weights"]
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         # The run that wrote the checkpoint may have been killed between its last epoch and its end.
         trainer.should_stop |= self._patience_is_over()
@@ -52,8 +52,9 @@ class EpochCheckpoint(pl.Callback):
     # Lightning resumes at the next epoch only from a checkpoint of this hook: one saved in on_validation_end runs
     # this hook a second time for the same epoch, without metrics.
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.curve.append(_curve_row(trainer))
-        if self.best_epoch == trainer.current_epoch and "inner_loss" in trainer.callback_metrics:
+        row = _curve_row(trainer)
+        self.curve.append(row)
+        if self.best_epoch == row["epoch"] and not math.isnan(row["inner_loss"]):
             self.best_weights = {key: value.cpu().clone() for key, value in pl_module.state_dict().items()}
         _replace(self.folder / "last.ckpt", lambda path: trainer.save_checkpoint(path, weights_only=False))
         self._write_curve()

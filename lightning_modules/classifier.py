@@ -21,8 +21,8 @@ from lightning_modules.augmentation import (
 from lightning_modules.backbone import build_backbone
 from lightning_modules.weights import load_weights
 
-# Read-only view of a batch: patches (B, 6, side, side) as stored, label (B,) 0 or 1, row (B,) of the patch store,
-# patient (B,) code.
+# patches (B, 6, side, side) as stored; label (B,) float32, 1 is malignant; row (B,) of the patch store;
+# patient (B,) integer code.
 Batch = dict[str, Tensor]
 
 OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -80,7 +80,7 @@ class FractureClassifier(pl.LightningModule):
         logits: Tensor = self.network(standardise(images))
         return logits.float()
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Not at the epoch's start: Lightning builds a later epoch's data iterator, which draws from the same
         # generator, after that hook, and a resumed epoch's before it.
         if batch_idx == 0:
@@ -88,14 +88,14 @@ class FractureClassifier(pl.LightningModule):
             self.affine_generator.manual_seed(epoch_seed)
             torch.manual_seed(epoch_seed)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         patches, label = batch["patches"], batch["label"]
         theta = draw_affine(len(patches), self.ranges, self.affine_generator)
         loss = F.binary_cross_entropy_with_logits(self(patches, theta), label)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(patches))
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logit = self(batch["patches"], identity_affine(len(batch["patches"])))
         self.validated.append({"logit": logit, "label": batch["label"], "patient": batch["patient"]})
 
@@ -107,7 +107,7 @@ class FractureClassifier(pl.LightningModule):
         self.log("inner_loss", F.binary_cross_entropy_with_logits(logit, label))
         self.log("inner_auc", patient_auc(logit, label, patient))
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:  # noqa: ARG002
+    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """The batch's rows of the patch store, row (B,), and their probability (B,) of malignancy."""
         logit = self(batch["patches"], identity_affine(len(batch["patches"])))
         return {"row": batch["row"], "probability": torch.sigmoid(logit)}

@@ -98,9 +98,7 @@ def _load_state(network: SixToThree, state: dict[str, Tensor], file: Path) -> No
     head = {key: state.pop(f"{classifier}.{key}") for key in ("weight", "bias") if f"{classifier}.{key}" in state}
     _refuse_mismatch(network.network.state_dict(), state, file)
     network.network.load_state_dict(state, strict=False)
-    if {key: value.shape for key, value in head.items()} == {
-        key: value.shape for key, value in network.head.state_dict().items()
-    }:
+    if head and head["weight"].shape == network.head.weight.shape:
         network.head.load_state_dict(head)
 
 
@@ -115,8 +113,8 @@ def _refuse_mismatch(wanted: dict[str, Tensor], found: dict[str, Tensor], file: 
     ]
     if not (missing or unexpected or reshaped):
         return
-    stem = "conv1.weight" in wanted and any(key.startswith("conv1.weight ") for key in reshaped)
-    remedy = "; the first convolution is of another stem: change model.stem" if stem else ""
+    another_stem = any(key.startswith("conv1.weight ") for key in reshaped)
+    remedy = "; the first convolution is of another stem: change model.stem" if another_stem else ""
     raise WeightsError(
         f"model.weights: {file} does not fit the backbone: missing keys: {_listed(missing)}; "
         f"unexpected keys: {_listed(unexpected)}; other shapes: {_listed(reshaped)}{remedy}"

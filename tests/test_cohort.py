@@ -183,7 +183,6 @@ def test_row_at_fault_excludes_its_patient_only(tmp_path: Path, change: dict[str
     ("t1_geometry", "reason"),
     [
         ({"frame_of_reference": "5.5"}, "do not share a frame of reference"),
-        ({"frame_of_reference": ""}, "do not share a frame of reference"),
         ({"tags": {"RepetitionTime": 3000.0, "EchoTime": 80.0}}, "no sagittal T1W series in the study"),
         ({"directions": np.array([[1.0, 0, 0], [0, 0, -1.0]])}, "no sagittal T1W series in the study"),
         ({"centre": (40.0, -20.0, 11.0)}, "25.0 mm from the nearest T1W slice"),
@@ -194,6 +193,12 @@ def test_unfit_t1_series_excludes(tmp_path: Path, t1_geometry: dict[str, Any], r
     t2, t1 = study(1, **t1_geometry)
     problem = exclusion(cohort_of(tmp_path, [t2, t1], [annotation("A", 1, t2, 3, BOX)]))
     assert reason in problem["reason"]
+
+
+def test_missing_frame_of_reference_is_no_common_one(tmp_path: Path) -> None:
+    t2, t1 = (replace(stack, frame_of_reference="") for stack in study(1))
+    problem = exclusion(cohort_of(tmp_path, [t2, t1], [annotation("A", 1, t2, 3, BOX)]))
+    assert "do not share a frame of reference" in problem["reason"]
 
 
 def test_annotated_slice_must_be_sagittal_and_not_t1(tmp_path: Path) -> None:
