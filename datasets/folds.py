@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
+from datasets.cohort import CohortError
+
 
 def make_split(patients: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
     """Assign every patient to the one fold that validates it.
@@ -22,12 +24,12 @@ def make_split(patients: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
         patient_id, label, fold (0-based), sorted by patient_id.
 
     Raises:
-        ValueError: a class has fewer patients than there are folds.
+        CohortError: a class has fewer patients than there are folds.
     """
     table = patients[["patient_id", "label"]].sort_values("patient_id", ignore_index=True)
     smallest = int(np.bincount(table["label"], minlength=2).min())
     if smallest < folds:
-        raise ValueError(
+        raise CohortError(
             f"folds.count={folds}: one class has only {smallest} patients, so some folds could not be scored; "
             f"write folds.count={max(2, smallest)} or less, or add patients"
         )

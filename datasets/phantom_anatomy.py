@@ -45,6 +45,7 @@ class Vertebra:
     osteophyte: float  # radius, 0 for none
     disc: float  # height of the disc above
     hydration: float  # T2 signal of that disc's nucleus: 1 young, 0 black
+    endplate_change: float  # thickness of degenerated marrow along the upper endplate, 0 for none
 
     @property
     def half_width(self) -> float:
@@ -61,7 +62,8 @@ class Vertebra:
 class Lesion:
     """How the abnormal body's features look; positions in shares of the half body (-1 to 1)."""
 
-    disease: Signal  # factor of the marrow's signal in a diffuse change or oedema
+    level: Signal  # factor of the whole body's marrow signal: old fractures turn fatty or sclerotic
+    disease: Signal  # factor of that in a diffuse change or oedema
     front_angle: float  # radians; direction of the edge of a diffuse change
     front_offset: float
     oedema_side: int  # 1 under the upper endplate, -1 over the lower
@@ -150,6 +152,7 @@ def _draw_spine(features: dict[str, bool], age: float, generator: np.random.Gene
         "osteophyte": np.where(uniform(size=count) < 0.5 * age, uniform(1.5, 3.5, count), 0),
         "disc": size * uniform(6, 9) * (1 - 0.25 * age) * uniform(0.75, 1.15, count),
         "hydration": np.clip(uniform(0.2, 1.1, count) - 0.5 * age, 0.12, 1),
+        "endplate_change": np.where(uniform(size=count) < uniform(0, 0.8), uniform(4, 9, count), 0),
         "tilt": np.radians(uniform(-10, 10) + uniform(1, 7) * level),
     }
     scoliosis = uniform(-4, 4)
@@ -194,6 +197,7 @@ def _stack(heights: NDArray[np.float64], discs: NDArray[np.float64], tilts: NDAr
 def _draw_lesion(generator: np.random.Generator) -> Lesion:
     uniform = generator.uniform
     return Lesion(
+        level=Signal(uniform(0.7, 1.15), uniform(0.8, 1.25)),
         # A fifth of the diseased marrow is dark on T2W too, so that brightness alone tells little.
         disease=Signal(uniform(0.45, 0.7), uniform(0.7, 0.85) if uniform() < 0.2 else uniform(1.2, 1.6)),
         front_angle=uniform(-np.pi, np.pi),

@@ -157,6 +157,9 @@ def _paint_body(signal: Floats, anatomy: Anatomy, index: int, points: Points, co
     _paint(signal, _inside(distance - 0.6), CORTEX[contrast])
     own = 1 + anatomy.marrow_spread * np.sin(7.0 * index)
     marrow = anatomy.marrow[contrast] * own * (1 + anatomy.mottle * noise)
+    if body.endplate_change and index != ABNORMAL:
+        change = _inside(body.half_height - body.concavity - v - body.endplate_change + noise, 1.5)
+        _paint(marrow, change, anatomy.marrow[contrast] * anatomy.tumour[contrast])
     if index == ABNORMAL:
         marrow = _abnormal_marrow(anatomy, local, marrow, noise, contrast)
     _paint(signal, _inside(distance + 0.6), marrow)
@@ -198,13 +201,14 @@ def _abnormal_marrow(
     """Marrow signal of the abnormal body with its features."""
     u, v, w = local
     body, lesion, features = anatomy.vertebrae[ABNORMAL], anatomy.lesion, anatomy.features
-    p, q, normal = u / body.half_depth, v / body.half_height, anatomy.marrow[contrast]
+    p, q = u / body.half_depth, v / body.half_height
+    normal = anatomy.marrow[contrast] * lesion.level[contrast]
     if features["homogeneous_marrow_signal"]:
         return np.full_like(marrow, normal)
-    marrow = marrow * (1 + 0.2 * noise)
+    marrow = marrow * lesion.level[contrast] * (1 + 0.2 * noise)
     if features["diffuse_signal_change"]:
         edge = p * np.cos(lesion.front_angle) + q * np.sin(lesion.front_angle) - lesion.front_offset
-        value = normal * lesion.disease[contrast] * (1 + 0.05 * noise)
+        value = normal * lesion.disease[contrast] * (1 + 0.1 * noise)
         _paint(marrow, _inside(edge + 0.08 * noise, 0.15), value)
     if features["marrow_oedema_band"]:
         edge = lesion.oedema_edge - lesion.oedema_side * q

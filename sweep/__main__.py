@@ -61,7 +61,10 @@ def _phantom(folder: Path, options: Sequence[str]) -> int:
         values[key] = int(value)
     from datasets.phantom import write_phantom
 
-    write_phantom(folder, patients=values["patients"], seed=values["seed"])
+    try:
+        write_phantom(folder, patients=values["patients"], seed=values["seed"])
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
     log.info("wrote a synthetic cohort of %d patients to %s", values["patients"], folder)
     return 0
 

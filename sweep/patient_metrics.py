@@ -175,9 +175,7 @@ def fold_shift(label: Array, score: Array, fold: Array) -> FoldShift:
 def _pair_weights(malignant_fold: Array, benign_fold: Array) -> Array:
     """(malignant, benign) weights with sum(weights * concordance) = mean of the folds' AUCs."""
     together = malignant_fold[:, None] == benign_fold
-    pairs_of_fold = (
-        together.sum(axis=1, keepdims=True) * (malignant_fold[:, None] == malignant_fold).sum(1)[:, None]
-    )
+    pairs_of_fold = together.sum(axis=1, keepdims=True) * (malignant_fold[:, None] == malignant_fold).sum(1)[:, None]
     weights: Array = together / pairs_of_fold / len(np.unique(malignant_fold))
     return weights
 

@@ -28,9 +28,7 @@ def per_patient(predictions: pd.DataFrame) -> pd.DataFrame:
     """
     _refuse_doubles(predictions, "predictions")
     _refuse_bad_probabilities(predictions, "predictions")
-    ordered = predictions.sort_values(
-        ["patient_id", "probability", "sop_instance_uid"], ascending=[True, False, True]
-    )
+    ordered = predictions.sort_values(["patient_id", "probability", "sop_instance_uid"], ascending=[True, False, True])
     patients = ordered.drop_duplicates("patient_id").set_index("patient_id")
     patients["slices"] = ordered.groupby("patient_id").size()
     columns = ["patient_id", "label", "fold", "probability", "slices", "sop_instance_uid"]
@@ -81,9 +79,7 @@ def require_complete(
     expected = cohort[[*SLICE, "label"]].merge(split[["patient_id", "fold"]], on="patient_id", how="left")
     both = expected.merge(chosen, on=SLICE, how="outer", suffixes=("_expected", ""), indicator="found")
     _refuse(both[both["found"] == "left_only"], who, "have no prediction: train their folds again")
-    _refuse(
-        both[both["found"] == "right_only"], who, "are not in the cohort: start a new run for a new cohort"
-    )
+    _refuse(both[both["found"] == "right_only"], who, "are not in the cohort: start a new run for a new cohort")
     for column in ("fold", "label"):
         wrong = both[both[column] != both[f"{column}_expected"]]
         _refuse(wrong, who, f"have another {column} than the cohort and split say: train their folds again")
@@ -92,16 +88,12 @@ def require_complete(
 
 
 def _refuse_doubles(predictions: pd.DataFrame, who: str) -> None:
-    _refuse(
-        predictions[predictions.duplicated(SLICE)], who, "are predicted more than once: keep one row of each"
-    )
+    _refuse(predictions[predictions.duplicated(SLICE)], who, "are predicted more than once: keep one row of each")
 
 
 def _refuse_bad_probabilities(predictions: pd.DataFrame, who: str) -> None:
     sound = predictions["probability"].between(0, 1)  # False for nan
-    _refuse(
-        predictions[~sound], who, "have a probability that is not between 0 and 1: train their folds again"
-    )
+    _refuse(predictions[~sound], who, "have a probability that is not between 0 and 1: train their folds again")
 
 
 def _refuse(offending: pd.DataFrame, who: str, problem: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -34,6 +35,7 @@ def run_sweep(settings: Settings) -> int:
         ValueError: the cohort cannot be used; the message says why.
     """
     run = RunFolder(settings.run_folder)
+    _check_networks(settings)
     with run.locked():
         run.claim(settings)
         _log_to(run.path / "sweep.log")
@@ -48,6 +50,21 @@ def run_sweep(settings: Settings) -> int:
         report = write_report(run.path)
         log.info("report: %s", report)
         return _exit_code(search)
+
+
+def _check_networks(settings: Settings) -> None:
+    """Networks that can be missing or misfit are built once here, before hours of compute depend on them."""
+    spans = {name: settings.search.space.get(f"model.{name}") for name in ("backbone", "weights", "stem")}
+    choices = [
+        span.choices if span and span.choices else (getattr(settings.model, name),) for name, span in spans.items()
+    ]
+    for backbone, weights, stem in product(*choices):
+        if str(backbone).startswith("timm/") or weights != "none":
+            from sweep.train_fold import check_network
+
+            check_network(
+                settings.configuration({"model.backbone": backbone, "model.weights": weights, "model.stem": stem})
+            )
 
 
 def cohort(settings: Settings) -> PatchStore:

@@ -21,7 +21,7 @@ from lightning_modules.augmentation import AffineRanges
 from lightning_modules.checkpoint import EpochCheckpoint
 from lightning_modules.classifier import FractureClassifier
 from sweep.ledger import write_atomically
-from sweep.settings import Configuration
+from sweep.settings import Configuration, SettingsError
 
 
 def train_fold(configuration: Configuration, fold: int, folder: Path, *, store: PatchStore, split: Path) -> None:
@@ -62,6 +62,18 @@ def train_fold(configuration: Configuration, fold: int, folder: Path, *, store: 
     result = {"best_epoch": checkpoint.best_epoch, "epochs": len(checkpoint.curve), "seconds": seconds}
     write_atomically(folder / "result.json", json.dumps(result) + "\n")
     last.unlink(missing_ok=True)
+
+
+def check_network(configuration: Configuration) -> None:
+    """Build the configuration's network and load its weights, to find before the first fold that they cannot be had.
+
+    Raises:
+        SettingsError: the backbone, its package, or the weights are missing or do not fit each other.
+    """
+    try:
+        _classifier(configuration, configuration.widest_context, seed=0)
+    except (ValueError, ImportError) as error:
+        raise SettingsError(str(error)) from error
 
 
 def unit_seed(configuration: Configuration, fold: int) -> int:

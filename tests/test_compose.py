@@ -12,13 +12,19 @@ from sweep.settings import SettingsError
     ("override", "message"),
     [
         ("bogus=1", r"^bogus: there is no such setting"),
-        ("model.lerning_rate=1", r"^model\.lerning_rate: there is no such setting; did you mean model\.learning_rate\?"),
+        (
+            "model.lerning_rate=1",
+            r"^model\.lerning_rate: there is no such setting; did you mean model\.learning_rate\?",
+        ),
         ("epochs=3", r"^epochs: there is no such setting; did you mean training\.epochs\?"),
         ("model.learning_rate=-1", r"^model\.learning_rate=-1: should be greater than 0$"),
         ("model.learning_rate=fast", r"^model\.learning_rate=fast: should be a valid number"),
         ("search.configurations=0", r"^search\.configurations=0: should be greater than or equal to 1$"),
         ("training.epochs=1.5", r"^training\.epochs=1\.5: should be a valid integer"),
-        ("training.early_stopping=test", r"^training\.early_stopping=test: should be 'inner', 'scored_fold' or 'none'$"),
+        (
+            "training.early_stopping=test",
+            r"^training\.early_stopping=test: should be 'inner', 'scored_fold' or 'none'$",
+        ),
         ("name=../elsewhere", r"^name=\.\./elsewhere: "),
         ("model=alexnet", r"^model/alexnet: there is no such choice; choose one of narrow, resnet50$"),
         ("model.backbone=alexnet", r"^model\.backbone=alexnet: "),
@@ -28,8 +34,14 @@ from sweep.settings import SettingsError
         ("data=dicom", r"^data\.root=None: no such folder"),
         ("input.context=4", r"^input\.context=4\.0: "),
         ("search.space.input.context.high=4", r"^input\.context=4\.0: wider than the stored patches"),
-        ("search.space.model.dropot={low: 0, high: 0.5}", r"^search\.space\.model\.dropot: .*did you mean model\.dropout"),
-        ("search.space.model.dropout={low: 0, high: 1.5}", r"^search\.space\.model\.dropout=1\.5: should be less than 1"),
+        (
+            "search.space.model.dropot={low: 0, high: 0.5}",
+            r"^search\.space\.model\.dropot: .*did you mean model\.dropout",
+        ),
+        (
+            "search.space.model.dropout={low: 0, high: 1.5}",
+            r"^search\.space\.model\.dropout=1\.5: should be less than 1",
+        ),
         ("search.space.model.dropout={low: 0.5, high: 0.1}", r"low 0\.5 must be below high 0\.1"),
         ("search.space.model.dropout={low: 0, high: 0.1, log: true}", r"a log range must start above 0"),
         ("search.space.model.dropout={low: 0}", r"give either low and high, or choices"),

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from datasets.cohort import CohortError
 from datasets.folds import inner_validation, make_split, read_split, shuffle_labels, split_digest
 
 
@@ -34,7 +35,7 @@ def test_another_seed_gives_another_split() -> None:
 
 
 def test_a_class_with_too_few_patients_is_refused_with_the_remedy() -> None:
-    with pytest.raises(ValueError, match=r"folds\.count=10: one class has only 4 patients.*write folds\.count=4"):
+    with pytest.raises(CohortError, match=r"folds\.count=10: one class has only 4 patients.*write folds\.count=4"):
         make_split(patients(malignant=4), 10, seed=1)
 
 

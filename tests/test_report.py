@@ -14,7 +14,7 @@ import pytest
 from sweep import patient_metrics, predictions
 from sweep.report import plots, write_report
 from sweep.report.page import setting_text
-from sweep.report.run_folder import RunFolderError, read_run
+from sweep.report.tables import RunFolderError, read_run
 from tests.run_folders import keep_folds, stratified_split, synthetic_cohort, write_run
 
 SCRIPT = "</script><script>document.title='owned'</script>"

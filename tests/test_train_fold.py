@@ -134,7 +134,12 @@ def test_the_studys_habit_does_look_at_the_held_out_patients(store: PatchStore, 
 
 
 def test_it_learns(store: PatchStore, split: Path, tmp_path: Path) -> None:
-    longer = ["training.epochs=8", "training.patience=8", "augmentation.benign_factor=6", "augmentation.malignant_factor=12"]
+    longer = [
+        "training.epochs=8",
+        "training.patience=8",
+        "augmentation.benign_factor=6",
+        "augmentation.malignant_factor=12",
+    ]
     train_fold(configuration(longer), 1, tmp_path, store=store, split=split)
     predictions = pd.read_parquet(tmp_path / "predictions.parquet")
     by_label = predictions.groupby("label")["probability"]

@@ -65,7 +65,9 @@ ALL_UNITS = [(number, fold) for number in range(2) for fold in range(FOLDS)]
 
 
 def kill_a_worker() -> bool:
-    found = subprocess.run(["pgrep", "-f", r"^ray::ResourceTrainable\.train"], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["pgrep", "-f", r"^ray::ResourceTrainable\.train"], capture_output=True, text=True, check=False
+    )
     for process in found.stdout.split()[:1]:
         os.kill(int(process), signal.SIGKILL)
     return bool(found.stdout)

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from sweep.ledger import write_atomically
 from sweep.report.page import render
-from sweep.report.run_folder import read_run, write_atomically
+from sweep.report.tables import read_run
 from sweep.report.summary import patient_table, summarise, to_json
 
 

@@ -14,17 +14,13 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from sweep.report import plots
-from sweep.report.run_folder import RunTables
 from sweep.report.summary import ENOUGH_TO_RANK
+from sweep.report.tables import RunTables
+from sweep.settings import flatten
 
 LIBRARIES = ["torch", "pytorch-lightning", "monai", "ray", "optuna", "pydicom", "numpy", "scipy", "pandas", "plotly"]
-MACHINE_PATHS = {
-    "output",
-    "cache",
-    "data.root",
-    "data.annotations",
-    "model.weights",
-}  # may hold names; settings.yaml keeps them
+# Paths may hold names; settings.yaml keeps them.
+MACHINE_PATHS = {"output", "cache", "data.root", "data.annotations", "model.weights"}
 MINUS = "\N{MINUS SIGN}"
 UNDEFINED = Markup('<span class="undefined" title="not defined">&ndash;</span>')
 
@@ -47,7 +43,7 @@ def render(summary: dict[str, Any], patients: pd.DataFrame, run: RunTables) -> s
         plots=_plots(patients, run),
         excluded=run.excluded.fillna("").to_dict("records"),
         searched=run.searched,
-        settings=list(_flat(run.settings)),
+        settings=list(_settings(run.settings)),
         versions=_versions(),
         enough_to_rank=ENOUGH_TO_RANK,
         plotly_js=Markup(get_plotlyjs()),
@@ -107,17 +103,13 @@ def _plots(patients: pd.DataFrame, run: RunTables) -> dict[str, plots.Figure]:
     }
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _settings(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """(dotted name, value) of every setting; folders and files of the machine are only said to be set."""
-    for key, value in settings.items():
-        name = f"{prefix}{key}"
-        if name == "search.space":
-            yield from ((f"{name}.{searched}", _range(span)) for searched, span in value.items())
-        elif isinstance(value, Mapping):
-            yield from _flat(value, f"{name}.")
-        else:
-            hidden = name in MACHINE_PATHS and value not in (None, "none", "imagenet")
-            yield name, "set (paths are not printed)" if hidden else value
+    space = settings["search"]["space"]
+    for name, value in flatten(settings | {"search": settings["search"] | {"space": {}}}).items():
+        hidden = name in MACHINE_PATHS and value not in (None, "none", "imagenet")
+        yield name, "set (paths are not printed)" if hidden else value
+    yield from ((f"search.space.{name}", _range(span)) for name, span in space.items())
 
 
 def _range(span: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from sweep import patient_metrics, predictions
-from sweep.report.run_folder import RunTables
+from sweep.report.tables import RunTables
 
 ENOUGH_TO_RANK = 10  # complete configurations; even with these, a rank correlation of 0.6 is within chance
 # Patients of the rarer class in a fold -> coverage of the 95 % influence-curve interval, from 400 simulated tenfold

@@ -1,6 +1,5 @@
-"""A run folder's tables in memory, and files written whole or not at all."""
+"""A run folder's tables in memory."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,10 +98,3 @@ def _read_predictions(path: Path) -> pd.DataFrame:
     if not path.is_file():  # no fold has been finished yet
         return pd.DataFrame(columns=out_of_fold.COLUMNS).astype(types)
     return pd.read_parquet(path, columns=out_of_fold.COLUMNS).astype(types)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """A reader finds the old file or the new one, never a half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -1,0 +1,64 @@
+"""Arrows point one way: a file imports only from files above it, and datasets and lightning_modules do not know each other."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SWEEP_ORDER = [
+    "settings",
+    "compose",
+    "ledger",
+    "train_fold",
+    "patient_metrics",
+    "predictions",
+    "search",
+    "tune_adapter",
+]
+SWEEP_ORDER += ["run_folder", "tensorboard_summaries", "tracking", "display", "report", "run", "__main__"]
+PACKAGES = ("datasets", "lightning_modules", "sweep")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of the project's own modules that a file imports, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name.split(".")[0] in PACKAGES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_packages_know_only_what_stands_above_them(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    allowed = {"datasets": {"datasets"}, "lightning_modules": {"lightning_modules"}, "sweep": set(PACKAGES)}[package]
+    assert {name.split(".")[0] for name in imports(path)} <= allowed
+
+
+def sweep_part(name: str) -> str:
+    return name.split(".")[1] if "." in name else ""
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parts[-2] == "sweep"], ids=lambda path: path.stem)
+def test_a_file_of_sweep_imports_only_files_above_it(path: Path) -> None:
+    if path.stem == "__init__":
+        assert path.read_text() == ""
+        return
+    parts = {sweep_part(name) for name in imports(path) if name.startswith("sweep.")}
+    assert parts <= set(SWEEP_ORDER[: SWEEP_ORDER.index(path.stem)])
+
+
+def test_only_dicom_py_reads_dicom() -> None:
+    readers = [
+        path.name for path in FILES if "import pydicom" in path.read_text() or "from pydicom" in path.read_text()
+    ]
+    assert set(readers) <= {"dicom.py", "phantom_dicom.py"}
+
+
+def test_the_core_knows_no_ray() -> None:
+    users = [path.name for path in FILES if "import ray" in path.read_text() or "from ray" in path.read_text()]
+    assert users == ["tune_adapter.py"]

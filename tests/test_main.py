@@ -1,0 +1,175 @@
+"""The program as its user runs it: end to end on a tiny phantom, again, on DICOM files, and with everything misspelt."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sweep.predictions import require_complete
+
+TINY = ["data.phantom.patients=24", "folds.count=3", "search.configurations=2", "training.epochs=2", "input.size=32"]
+TINY += ["augmentation.benign_factor=1", "augmentation.malignant_factor=2", "data.pixels_per_box=32"]
+
+
+def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m sweep …` in a folder, as from a shell."""
+    command = [sys.executable, "-m", "sweep", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the tiny demo has been run once."""
+    folder = tmp_path_factory.mktemp("workplace")
+    done = sweep(folder, "name=demo", *TINY)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(workplace: Path) -> Path:
+    return workplace / "runs" / "demo"
+
+
+def test_the_run_folder_holds_everything(run: Path) -> None:
+    names = ["settings.yaml", "cohort.csv", "excluded.csv", "split.csv", "configurations.csv", "predictions.parquet"]
+    names += ["patients.csv", "tensorboard", "optuna.journal", "report.html", "summary.json", "sweep.log"]
+    assert [name for name in names if not (run / name).exists()] == []
+    assert "AUC" in (run / "report.html").read_text()
+    assert list((run / "tensorboard").rglob("*.tfevents.*"))
+    assert "configuration 1 fold 2: AUC" in (run / "sweep.log").read_text()
+
+
+def test_every_configuration_is_complete_and_out_of_fold(run: Path) -> None:
+    configurations = pd.read_csv(run / "configurations.csv")
+    assert configurations["state"].tolist() == ["complete", "complete"]
+    text = {"patient_id": str, "sop_instance_uid": str}
+    cohort, split = (pd.read_csv(run / f"{name}.csv", dtype=text) for name in ("cohort", "split"))
+    predictions = pd.read_parquet(run / "predictions.parquet")
+    for number in configurations["configuration"]:
+        assert len(require_complete(predictions, cohort, split, number)) == len(cohort)
+
+
+def test_configuration_0_has_the_settings_own_values(run: Path) -> None:
+    own = pd.read_csv(run / "configurations.csv").iloc[0]
+    assert (own["model.learning_rate"], own["augmentation.malignant_factor"], own["input.context"]) == (1e-4, 2, 1.0)
+
+
+def test_the_same_command_again_trains_nothing_and_leaves_the_same_summary(workplace: Path, run: Path) -> None:
+    summary = (run / "summary.json").read_bytes()
+    units = {path: path.stat().st_mtime_ns for path in (run / "ledger").rglob("*")}
+    again = sweep(workplace, "name=demo", *TINY)
+    assert again.returncode == 0 and "nothing to train" in again.stderr
+    assert (run / "summary.json").read_bytes() == summary
+    assert {path: path.stat().st_mtime_ns for path in (run / "ledger").rglob("*")} == units
+
+
+def test_more_configurations_extend_the_run(workplace: Path, run: Path) -> None:
+    units = {path: path.stat().st_mtime_ns for path in (run / "ledger").rglob("DONE")}
+    extended = sweep(workplace, "name=demo", *TINY, "search.configurations=3")
+    assert extended.returncode == 0, extended.stderr
+    after = {path: path.stat().st_mtime_ns for path in (run / "ledger").rglob("DONE")}
+    assert units.items() <= after.items() and len(after) == len(units) + 3
+
+
+def test_other_settings_do_not_mix_into_the_run(workplace: Path) -> None:
+    refused = sweep(workplace, "name=demo", *TINY, "training.epochs=3")
+    assert refused.returncode == 2
+    assert "training.epochs was 2, now 3" in refused.stderr and "another name=" in refused.stderr
+
+
+def test_without_a_name_other_settings_make_another_run(workplace: Path) -> None:
+    from sweep.compose import load_settings
+
+    folders = {load_settings([*TINY, change]).run_folder for change in ("seed=1", "seed=2", "training.epochs=3")}
+    assert len(folders) == 3
+
+
+def test_the_report_is_rebuilt_from_the_run_folder_alone(workplace: Path, run: Path) -> None:
+    page = (run / "report.html").read_text()
+    (run / "report.html").unlink()
+    assert sweep(workplace, "report", "runs/demo").returncode == 0
+    assert (run / "report.html").read_text() == page
+
+
+def test_dicom_files_give_what_the_phantom_they_are_gave(workplace: Path, run: Path) -> None:
+    written = sweep(workplace, "phantom", "PHANTOM", "patients=24")
+    assert written.returncode == 0, written.stderr
+    files = ["data=dicom", "data.root=PHANTOM", "data.annotations=PHANTOM/annotations.csv"]
+    tiny = [setting for setting in TINY if "phantom" not in setting]
+    done = sweep(workplace, "name=mine", *files, *tiny)
+    assert done.returncode == 0, done.stderr
+    mine = workplace / "runs" / "mine"
+    for name in ("cohort.csv", "split.csv"):
+        assert (mine / name).read_bytes() == (run / name).read_bytes()
+    first_two = [pd.read_parquet(folder / "predictions.parquet").query("configuration < 2") for folder in (mine, run)]
+    pd.testing.assert_frame_equal(*first_two)
+
+
+def test_shuffled_labels_are_permuted_between_patients_and_said_so(workplace: Path, run: Path) -> None:
+    done = sweep(workplace, "name=chance", *TINY, "data.shuffle_labels=true", "search.configurations=1")
+    assert done.returncode == 0, done.stderr
+    tables = [pd.read_csv(workplace / "runs" / name / "split.csv") for name in ("demo", "chance")]
+    assert tables[0]["label"].sum() == tables[1]["label"].sum()
+    assert (tables[0]["label"] != tables[1]["label"]).any()
+    assert "shuffled" in (workplace / "runs" / "chance" / "report.html").read_text()
+
+
+def test_a_missing_annotation_column_stops_before_training(workplace: Path, tmp_path: Path) -> None:
+    (tmp_path / "annotations.csv").write_text("patient_id,label\np1,0\n")
+    done = sweep(tmp_path, "data=dicom", f"data.root={tmp_path}", "data.annotations=annotations.csv")
+    assert done.returncode == 2 and "sop_instance_uid" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["search.configurations=0"],
+        ["model.learning_rate=-1"],
+        ["data.root=/nowhere"],
+        ["bogus=1"],
+        ["phantom"],
+        ["phantom", "FOLDER", "patients=2"],
+        ["phantom", "FOLDER", "size=2"],
+        ["report", "runs/absent"],
+        ["model.weights=README.md", "model=resnet50"],
+    ],
+)
+def test_bad_input_is_exit_code_2_and_one_line(arguments: Sequence[str], tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("no weights")
+    done = sweep(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("sweep: ")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_help_lists_every_setting_without_torch_or_ray(tmp_path: Path) -> None:
+    code = (
+        "import runpy, sys; sys.argv = ['sweep', '--help']\n"
+        "try: runpy.run_module('sweep', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print(sorted({'torch', 'ray', 'pandas', 'optuna'} & sys.modules.keys()), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert "model.learning_rate=" in done.stdout and "python -m sweep report" in done.stdout
+
+
+def test_two_sweeps_never_share_a_folder(workplace: Path, run: Path) -> None:
+    from sweep.run_folder import RunFolder
+
+    with RunFolder(run).locked():
+        refused = sweep(workplace, "name=demo", *TINY)
+    assert refused.returncode == 2 and "another sweep is running" in refused.stderr
+
+
+def test_the_summary_is_the_same_as_the_tables(run: Path) -> None:
+    summary = json.dumps(json.loads((run / "summary.json").read_text()))
+    best = pd.read_csv(run / "configurations.csv").nlargest(1, "mean_fold_auc").iloc[0]
+    assert repr(float(best["mean_fold_auc"])) in summary
