@@ -1,8 +1,10 @@
 """A synthetic cohort on disk: real DICOM MR files, annotations, Table 1's features and simulated readers."""
 
-import shutil
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -49,19 +51,31 @@ def write_phantom(
     """
     _check(folder, patients, seed, processes)
     labels = draw_labels(patients, seed)
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    write = partial(_write_patient, unfinished, seed)
-    rows = []
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        for done, row in enumerate(pool.map(write, range(patients), labels), start=1):
-            rows.append(row)
-            if progress is not None:
-                progress(done, patients)
-    for name, table in zip(("annotations", "features", "readers"), zip(*rows, strict=True), strict=True):
-        pd.concat(table).to_csv(unfinished / f"{name}.csv", index=False)
-    (unfinished / "README.txt").write_text(README.format(patients=patients, seed=seed))
-    unfinished.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-unfinished-", dir=folder.parent) as temporary:
+        unfinished = Path(temporary, "phantom")
+        rows = []
+        with _workers(processes) as pool:
+            written = pool.map(partial(_write_patient, unfinished, seed), range(patients), labels)
+            for done, row in enumerate(written, start=1):
+                rows.append(row)
+                if progress is not None:
+                    progress(done, patients)
+        for name, tables in zip(("annotations", "features", "readers"), zip(*rows, strict=True), strict=True):
+            pd.concat(tables).to_csv(unfinished / f"{name}.csv", index=False)
+        (unfinished / "README.txt").write_text(README.format(patients=patients, seed=seed))
+        unfinished.rename(folder)
+
+
+@contextmanager
+def _workers(processes: int | None) -> Iterator[Executor]:
+    """Spawned processes that leave Ctrl-C to the caller; on an error the work not begun is dropped."""
+    ignore_interrupt = (signal.SIGINT, signal.SIG_IGN)
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), signal.signal, ignore_interrupt)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _check(folder: Path, patients: int, seed: int, processes: int | None) -> None:

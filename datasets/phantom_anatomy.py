@@ -197,7 +197,7 @@ def _stack(heights: NDArray[np.float64], discs: NDArray[np.float64], tilts: NDAr
 def _draw_lesion(generator: np.random.Generator) -> Lesion:
     uniform = generator.uniform
     return Lesion(
-        level=Signal(uniform(0.7, 1.15), uniform(0.8, 1.25)),
+        level=Signal(uniform(0.8, 1.1), uniform(0.85, 1.2)),
         # A fifth of the diseased marrow is dark on T2W too, so that brightness alone tells little.
         disease=Signal(uniform(0.45, 0.7), uniform(0.7, 0.85) if uniform() < 0.2 else uniform(1.2, 1.6)),
         front_angle=uniform(-np.pi, np.pi),

@@ -89,5 +89,5 @@ def _add_pixel_module(dataset: Dataset, series: Series) -> None:
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     _, dataset.Rows, dataset.Columns = series.pixels.shape
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
-    low, high = np.percentile(series.pixels, (1, 99.5))
+    low, high = np.percentile(series.pixels[:, ::4, ::4], (1, 99.5))
     dataset.WindowCenter, dataset.WindowWidth = round((low + high) / 2), max(1, round(high - low))

@@ -30,7 +30,8 @@ class Points(NamedTuple):
     def block(self, centre: Triple, before: float, behind: float, height: float) -> Block:
         """Rows and columns that come within these distances of `centre` along y and z, whatever their x."""
         # On an affine grid the extremes of a row or column of voxels lie at its ends.
-        ranges = [(self.y - centre[1], -before, behind), (self.z - centre[2], -height, height)]
+        _, y, z = centre
+        ranges = [(self.y, y - before, y + behind), (self.z, z - height, z + height)]
         rows = [(p[:: len(p) - 1, :, :: p.shape[2] - 1], low, high, (0, 2)) for p, low, high in ranges]
         columns = [(p[:: len(p) - 1, :: p.shape[1] - 1], low, high, (0, 1)) for p, low, high in ranges]
         return slice(None), _overlap(rows), _overlap(columns)
@@ -48,12 +49,13 @@ def _overlap(ranges: list[tuple[Floats, float, float, tuple[int, int]]]) -> slic
 def paint_patient(anatomy: Anatomy, points: Points, contrast: int) -> Floats:
     """Relative signal of the patient at `points` (at least two slices, rows and columns of an affine grid)."""
     signal = np.full(points.x.shape, MUSCLE[contrast], np.float32)
-    _paint_soft_tissue(signal, anatomy, points, contrast)
-    _paint_canal(signal, anatomy, points, contrast)
+    wall = _posterior_wall(anatomy, points.z)
+    _paint_soft_tissue(signal, anatomy, points, wall, contrast)
+    _paint_canal(signal, anatomy, points, wall, contrast)
     for index, body in enumerate(anatomy.vertebrae):
         block = points.block(body.centre, 0, body.half_depth + 55, body.half_height + 24)
         _paint_posterior_elements(signal[block], anatomy, index, points.at(block), contrast)
-        block = points.block(body.centre, body.half_depth + 8, body.half_depth + 8, body.half_height + 24)
+        block = points.block(body.centre, body.half_depth + 8, body.half_depth + 8, body.half_height + 17)
         _paint_body(signal[block], anatomy, index, points.at(block), contrast)
     for haemangioma in anatomy.haemangiomas:
         _paint_ball(signal, points, haemangioma, max(1.2 * anatomy.marrow[contrast], 0.72))
@@ -99,10 +101,9 @@ def _posterior_wall(anatomy: Anatomy, z: Floats) -> Floats:
     return np.polyval(np.polyfit(heights, backs, 5).astype(np.float32), z)
 
 
-def _paint_soft_tissue(signal: Floats, anatomy: Anatomy, points: Points, contrast: int) -> None:
-    x, y, z = points
+def _paint_soft_tissue(signal: Floats, anatomy: Anatomy, points: Points, wall: Floats, contrast: int) -> None:
+    x, y, _ = points
     noise = _noise_at(anatomy.coarse_noise, 12.0, points)
-    wall = _posterior_wall(anatomy, z)
     abdomen = _inside(y - wall + 36 + 3 * noise, 4)
     _paint(signal, abdomen * np.clip(0.85 + 0.3 * noise, 0, 1), FAT[contrast])
     _paint(signal, abdomen * np.clip(noise - 1.2, 0, 0.6), BOWEL[contrast])
@@ -113,11 +114,11 @@ def _paint_soft_tissue(signal: Floats, anatomy: Anatomy, points: Points, contras
     _paint(signal, _inside(anatomy.skin - y, 2), AIR[contrast])
 
 
-def _paint_canal(signal: Floats, anatomy: Anatomy, points: Points, contrast: int) -> None:
+def _paint_canal(signal: Floats, anatomy: Anatomy, points: Points, wall: Floats, contrast: int) -> None:
     """Epidural fat, fluid, the cord down to the conus and the nerve roots below."""
     x, y, z = points
     depth = anatomy.canal_half_depth
-    back, above = y - _posterior_wall(anatomy, z) - depth - 1, z - anatomy.conus
+    back, above = y - wall - depth - 1, z - anatomy.conus
     radius = np.hypot(back, x / np.float32(1.35))
     _paint(signal, _inside(radius - 1.25 * depth, 2), FAT[contrast])
     _paint(signal, _inside(radius - depth), CSF[contrast])

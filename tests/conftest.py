@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder of independently computed figures and real DICOM files beside the checkout; tests skip where it is absent."""
+    """Independently computed figures and real DICOM files beside the checkout; tests skip where they are absent."""
     folder = Path(__file__).resolve().parents[2] / "shared"
     if not folder.is_dir():
         pytest.skip("no shared/ folder beside the checkout: golden figures and real DICOM files are not at hand")

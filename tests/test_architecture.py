@@ -1,4 +1,4 @@
-"""Arrows point one way: a file imports only from files above it, and datasets and lightning_modules do not know each other."""
+"""A file imports only from files above it; datasets and lightning_modules do not know each other."""
 
 import ast
 from pathlib import Path

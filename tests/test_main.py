@@ -1,4 +1,4 @@
-"""The program as its user runs it: end to end on a tiny phantom, again, on DICOM files, and with everything misspelt."""
+"""The program as its user runs it: end to end on a tiny phantom, again, on DICOM files, and misspelt."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def test_other_settings_do_not_mix_into_the_run(workplace: Path) -> None:
     assert "training.epochs was 2, now 3" in refused.stderr and "another name=" in refused.stderr
 
 
-def test_without_a_name_other_settings_make_another_run(workplace: Path) -> None:
+def test_without_a_name_other_settings_make_another_run() -> None:
     from sweep.compose import load_settings
 
     folders = {load_settings([*TINY, change]).run_folder for change in ("seed=1", "seed=2", "training.epochs=3")}
@@ -112,7 +112,7 @@ def test_dicom_files_give_what_the_phantom_they_are_gave(workplace: Path, run: P
     pd.testing.assert_frame_equal(*first_two)
 
 
-def test_shuffled_labels_are_permuted_between_patients_and_said_so(workplace: Path, run: Path) -> None:
+def test_shuffled_labels_are_permuted_between_patients_and_said_so(workplace: Path) -> None:
     done = sweep(workplace, "name=chance", *TINY, "data.shuffle_labels=true", "search.configurations=1")
     assert done.returncode == 0, done.stderr
     tables = [pd.read_csv(workplace / "runs" / name / "split.csv") for name in ("demo", "chance")]
@@ -121,7 +121,7 @@ def test_shuffled_labels_are_permuted_between_patients_and_said_so(workplace: Pa
     assert "shuffled" in (workplace / "runs" / "chance" / "report.html").read_text()
 
 
-def test_a_missing_annotation_column_stops_before_training(workplace: Path, tmp_path: Path) -> None:
+def test_a_missing_annotation_column_stops_before_training(tmp_path: Path) -> None:
     (tmp_path / "annotations.csv").write_text("patient_id,label\np1,0\n")
     done = sweep(tmp_path, "data=dicom", f"data.root={tmp_path}", "data.annotations=annotations.csv")
     assert done.returncode == 2 and "sop_instance_uid" in done.stderr and "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""The search hands out every fold of every configuration once, retries what failed, and resumes from ledger and journal."""
+"""Every fold of every configuration is handed out once, what failed again; ledger and journal bring it all back."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -77,7 +77,7 @@ def test_the_same_unit_gives_the_same_bytes(trained: Path, store: PatchStore, sp
 
 
 def test_an_interrupted_unit_resumes_to_the_same_bytes(
-    trained: Path, store: PatchStore, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: PatchStore, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     epochs_begun: list[int] = []
 
@@ -98,9 +98,7 @@ def test_an_interrupted_unit_resumes_to_the_same_bytes(
     assert same_bytes(undisturbed, tmp_path)
 
 
-def test_poisoned_held_out_patients_change_nothing_in_training(
-    trained: Path, store: PatchStore, split: Path, tmp_path: Path
-) -> None:
+def test_poisoned_held_out_patients_change_nothing_in_training(trained: Path, split: Path, tmp_path: Path) -> None:
     """Other pixels and labels of the test fold's patients: the same weights and curve to the last bit."""
     table = pd.read_csv(split)
     held_out = table["fold"] == 0

@@ -1,4 +1,4 @@
-"""Units on real Ray workers: trained once, retried when a worker dies, failed when training diverges, stopped by Ctrl-C."""
+"""Units on real Ray workers: trained once, retried after a worker's death, failed when diverged, stopped by Ctrl-C."""
 
 import os
 import signal

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sweep.ledger import write_atomically
 from sweep.report.page import render
-from sweep.report.tables import read_run
 from sweep.report.summary import patient_table, summarise, to_json
+from sweep.report.tables import read_run
 
 
 def write_report(run: Path) -> Path:
