@@ -81,11 +81,16 @@ def _help() -> str:
     return "\n".join([str(__doc__), "Settings with their values; conf/ explains each:", *settings])
 
 
+class _Terminal(logging.Handler):
+    """Writes to what sys.stderr is at the time, which the live display replaces to keep lines above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr)
+
+
 def _log_to_terminal() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.addHandler(_Terminal(logging.INFO))
+    log.setLevel(logging.DEBUG)
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def _check_space(settings: Settings) -> None:
         if not span.holds(own[name]):
             raise SettingsError(
                 f"{name}={own[name]}: lies outside search.space.{name} ({span}); "
-                f"configuration 0 takes the setting's own value, so write one inside, e.g. {name}={span.ends()[0]}"
+                f"configuration 0 takes the setting's own value, so write one inside, e.g. {name}={span.example}"
             )
     _check_configuration(settings, "input.context", settings.input.context)
     if not settings.search.space and settings.search.configurations > 1:

@@ -51,12 +51,13 @@ class Display:
             self._draw()
 
     def finished(self, candidate: Candidate, fold: int) -> None:
-        """Log the outcome of a fold."""
+        """Log the outcome of a fold; where the table shows it, to the log file alone."""
         if fold in candidate.fold_aucs:
             outcome = f"AUC {candidate.fold_aucs[fold]:.3f}"
         else:
             outcome = "failed for good" if fold in candidate.failures else "failed, will be tried again"
-        log.info("configuration %d fold %d: %s · %s", candidate.number, fold, outcome, self.summary())
+        level = logging.DEBUG if self._live else logging.INFO
+        log.log(level, "configuration %d fold %d: %s · %s", candidate.number, fold, outcome, self.summary())
 
     def summary(self) -> str:
         """'13 of 40 folds · best 0.934 ± 0.050 (configuration 1) · 2:05 elapsed, about 3:10 left'."""
@@ -84,10 +85,12 @@ class Display:
     def _table(self, candidates: Sequence[Candidate]) -> Table:
         best = self._search.best
         table = Table(box=None, pad_edge=False)
-        table.add_column("configuration", justify="right")
-        table.add_column("folds")
-        table.add_column("AUC so far", justify="right")
-        table.add_column("settings", overflow="ellipsis", no_wrap=True)
+        for column in ("configuration", "folds", "AUC so far"):
+            table.add_column(column, justify="left" if column == "folds" else "right", no_wrap=True)
+        # rich would squeeze every column alike to make room for the longest.
+        folds = 2 * candidates[0].folds if candidates else 0
+        room = max(10, self._console.width - len("configuration  AUC so far    ") - folds)
+        table.add_column("settings", overflow="ellipsis", no_wrap=True, max_width=room)
         visible = max(3, self._console.height - 6)
         for candidate in candidates[-visible:]:
             style = "bold" if candidate is best else "red" if candidate.failures else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def _check_networks(settings: Settings) -> None:
 
 def cohort(settings: Settings) -> PatchStore:
     """The patch store of the settings' cohort, made or found in the cache; a missing phantom is written first."""
+    stages = _Stages()
     root, annotations = settings.data.root, settings.data.annotations
     if settings.data.phantom:
         phantom = settings.data.phantom
@@ -76,7 +78,7 @@ def cohort(settings: Settings) -> PatchStore:
         annotations = root / "annotations.csv"
         if not root.exists():
             log.info("writing a synthetic cohort of %d patients to %s", phantom.patients, root)
-            write_phantom(root, phantom.patients, phantom.seed)
+            write_phantom(root, phantom.patients, phantom.seed, progress=partial(stages, "phantom patients"))
     if root is None or annotations is None:
         raise SettingsError("data.root and data.annotations must name your files")
     store = ingest(
@@ -85,7 +87,7 @@ def cohort(settings: Settings) -> PatchStore:
         settings.cache,
         widest_context=settings.data.widest_context,
         pixels_per_box=settings.data.pixels_per_box,
-        progress=_Stages(),
+        progress=stages,
     )
     patients = store.lesions["patient_id"].nunique()
     log.info("cohort: %d patients, %d lesion slices; %d excluded", patients, len(store.lesions), len(store.excluded))

@@ -111,6 +111,10 @@ class Range(Section):
     def __str__(self) -> str:
         return f"one of {list(self.choices)}" if self.choices is not None else f"{self.low:g} to {self.high:g}"
 
+    @property
+    def example(self) -> str:
+        return str(self.choices[0]) if self.choices is not None else f"{self.low:g}"
+
     def ends(self) -> tuple[Value, ...]:
         return self.choices if self.choices is not None else tuple(v for v in (self.low, self.high) if v is not None)
 

@@ -21,7 +21,7 @@ from ray.tune.search import Searcher
 
 from sweep.ledger import Ledger, Unit
 from sweep.search import Candidate, Search
-from sweep.settings import Configuration, Resources
+from sweep.settings import Configuration, Resources, SettingsError
 
 GPU_DETERMINISM = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
@@ -167,9 +167,8 @@ def run_units(
     searcher = UnitSearcher(search, workplace, on_event)
     try:
         available = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        gpus = _gpus(resources, available)
-        slots = _slots(resources.cpus_per_fold, gpus, available)
-        trainable = tune.with_resources(FoldTrainable, {"cpu": resources.cpus_per_fold, "gpu": gpus})
+        needed, slots = fold_resources(resources, available)
+        trainable = tune.with_resources(FoldTrainable, needed)
         with _stop_requested() as stop, tempfile.TemporaryDirectory(prefix="sweep-tune-") as scratch:
             tune.Tuner(
                 trainable,
@@ -217,14 +216,19 @@ def _quiet() -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
-def _gpus(resources: Resources, available: Mapping[str, float]) -> float:
-    if resources.gpus_per_fold is not None:
-        return resources.gpus_per_fold
-    return 1.0 if available.get("GPU", 0) else 0.0
+def fold_resources(resources: Resources, available: Mapping[str, float]) -> tuple[dict[str, float], int]:
+    """What a fold takes, and how many folds fit at once into what is available ("CPU", "GPU").
 
-
-def _slots(cpus_per_fold: int, gpus_per_fold: float, available: Mapping[str, float]) -> int:
-    slots = int(available.get("CPU", 1) // cpus_per_fold)
-    if gpus_per_fold:
-        slots = min(slots, int(available.get("GPU", 0) / gpus_per_fold))
-    return max(1, slots)
+    Raises:
+        SettingsError: not even one fits.
+    """
+    gpus = resources.gpus_per_fold
+    needed = {
+        "cpu": float(resources.cpus_per_fold),
+        "gpu": min(available.get("GPU", 0.0), 1.0) if gpus is None else gpus,
+    }
+    for name, amount in needed.items():
+        there = available.get(name.upper(), 0.0)
+        if amount > there:
+            raise SettingsError(f"resources.{name}s_per_fold={amount:g}: there are {there:g}; write {there:g} or less")
+    return needed, min(int(available[name.upper()] / amount) for name, amount in needed.items() if amount)

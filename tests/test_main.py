@@ -13,7 +13,12 @@ import pytest
 from sweep.predictions import require_complete
 
 TINY = ["data.phantom.patients=24", "folds.count=3", "search.configurations=2", "training.epochs=2", "input.size=32"]
-TINY += ["augmentation.benign_factor=1", "augmentation.malignant_factor=2", "data.pixels_per_box=32"]
+TINY += [
+    "augmentation.benign_factor=1",
+    "augmentation.malignant_factor=2",
+    "data.pixels_per_box=32",
+    "search/space=resnet50",
+]
 
 
 def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -16,9 +16,9 @@ from sweep.compose import load_settings
 from sweep.ledger import Ledger
 from sweep.run_folder import held_out_auc
 from sweep.search import Candidate, Search, open_study
-from sweep.settings import Settings
+from sweep.settings import Settings, SettingsError
 from sweep.train_fold import train_fold
-from sweep.tune_adapter import Workplace, run_units
+from sweep.tune_adapter import Workplace, fold_resources, run_units
 from tests.stores import write_split, write_store
 from tests.test_train_fold import QUICK
 
@@ -118,6 +118,29 @@ def open_sweep_again(folder: Path) -> Sweep:
 def _times(sweep: Sweep, number: int, fold: int) -> int:
     unit = sweep.search.candidates[number].unit(fold)
     return (sweep.ledger.finished(unit) / "DONE").stat().st_mtime_ns
+
+
+@pytest.mark.parametrize(
+    ("overrides", "available", "expected"),
+    [
+        ([], {"CPU": 2.0}, ({"cpu": 1.0, "gpu": 0.0}, 2)),
+        ([], {"CPU": 16.0, "GPU": 4.0}, ({"cpu": 1.0, "gpu": 1.0}, 4)),
+        (["resources.gpus_per_fold=0.25"], {"CPU": 16.0, "GPU": 2.0}, ({"cpu": 1.0, "gpu": 0.25}, 8)),
+        (["resources.cpus_per_fold=4"], {"CPU": 14.0, "GPU": 8.0}, ({"cpu": 4.0, "gpu": 1.0}, 3)),
+        (["resources.gpus_per_fold=0"], {"CPU": 3.0, "GPU": 1.0}, ({"cpu": 1.0, "gpu": 0.0}, 3)),
+    ],
+)
+def test_how_many_folds_fit_at_once(
+    overrides: list[str], available: dict[str, float], expected: tuple[dict[str, float], int]
+) -> None:
+    assert fold_resources(load_settings(overrides).resources, available) == expected
+
+
+@pytest.mark.parametrize("setting", ["gpus_per_fold=1", "cpus_per_fold=3"])
+def test_resources_that_are_not_there_are_refused(setting: str) -> None:
+    resources = load_settings([f"resources.{setting}"]).resources
+    with pytest.raises(SettingsError, match=rf"^resources\.{setting}: there are [02]; write [02] or less$"):
+        fold_resources(resources, {"CPU": 2.0})
 
 
 def test_diverged_training_fails_its_configuration_at_once(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""One driver and one meaning for a run folder; tables hold what the ledger holds."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sweep.compose import load_settings
+from sweep.ledger import Ledger
+from sweep.run_folder import RunFolder, held_out_auc, write_tables
+from sweep.search import Candidate
+from sweep.settings import SettingsError
+
+FOLDS = 2
+
+
+def finish_fold(ledger: Ledger, candidate: Candidate, fold: int, malignant_probability: float) -> None:
+    """A finished fold of two malignant and two benign patients, two slices each."""
+    rows = [
+        {"patient_id": f"{fold}-{patient}", "sop_instance_uid": f"{fold}.{patient}.{slice_number}", "label": label}
+        | {"probability": (malignant_probability if label else 0.4) - 0.1 * slice_number}
+        for patient, label in enumerate((1, 1, 0, 0))
+        for slice_number in range(2)
+    ]
+    unit = candidate.unit(fold)
+    pd.DataFrame(rows).to_parquet(ledger.begin(unit) / "predictions.parquet", index=False)
+    ledger.finish(unit)
+    candidate.fold_aucs[fold] = held_out_auc(ledger, unit)
+
+
+@pytest.fixture
+def candidates() -> list[Candidate]:
+    settings = load_settings([])
+    values = [settings.own_values(), settings.own_values() | {"model.learning_rate": 0.001}]
+    return [Candidate(number, v, settings.configuration(v), FOLDS) for number, v in enumerate(values)]
+
+
+def test_a_folds_auc_is_per_patient_by_the_highest_slice(tmp_path: Path, candidates: list[Candidate]) -> None:
+    ledger = Ledger(tmp_path, "split")
+    finish_fold(ledger, candidates[0], 0, malignant_probability=0.45)
+    assert candidates[0].fold_aucs[0] == 1.0  # by slice 0.45 and 0.35 against 0.4 and 0.3 would give 0.75
+    finish_fold(ledger, candidates[0], 1, malignant_probability=0.4)
+    assert candidates[0].fold_aucs[1] == 0.5
+
+
+def test_the_tables_hold_the_finished_folds(tmp_path: Path, candidates: list[Candidate]) -> None:
+    ledger, run = Ledger(tmp_path / "ledger", "split"), RunFolder(tmp_path)
+    for fold in range(FOLDS):
+        finish_fold(ledger, candidates[0], fold, malignant_probability=0.9)
+    finish_fold(ledger, candidates[1], 0, malignant_probability=0.9)
+    candidates[1].failures[1] = "out of memory"
+    write_tables(run, ledger, candidates)
+    table = pd.read_csv(tmp_path / "configurations.csv")
+    assert table["state"].tolist() == ["complete", "failed"]
+    assert table["folds_done"].tolist() == [2, 1]
+    assert table["mean_fold_auc"].isna().tolist() == [False, True], "a missing fold was averaged away"
+    assert table["failure"][1] == "fold 1: out of memory"
+    assert table["model.learning_rate"].tolist() == [1e-4, 1e-3]
+    predictions = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert predictions.groupby(["configuration", "fold"]).size().to_dict() == {(0, 0): 8, (0, 1): 8, (1, 0): 8}
+
+
+def test_tables_can_be_written_before_any_fold_is_finished(tmp_path: Path, candidates: list[Candidate]) -> None:
+    write_tables(RunFolder(tmp_path), Ledger(tmp_path / "ledger", "split"), candidates)
+    assert pd.read_parquet(tmp_path / "predictions.parquet").empty
+    assert pd.read_csv(tmp_path / "configurations.csv")["state"].tolist() == ["running", "running"]
+
+
+def test_the_same_settings_claim_a_folder_again_and_others_do_not(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.claim(load_settings([]))
+    run.claim(load_settings(["search.configurations=9", "resources.tries=1"]))
+    with pytest.raises(SettingsError, match=r"seed was 2022, now 1"):
+        run.claim(load_settings(["seed=1"]))
+    with pytest.raises(SettingsError, match=r"model\.backbone was narrow, now resnet50; "):
+        run.claim(load_settings(["model=resnet50"]))
+
+
+def test_a_folder_is_locked_for_one_driver_at_a_time(tmp_path: Path) -> None:
+    second = RunFolder(tmp_path).locked()
+    with RunFolder(tmp_path).locked(), pytest.raises(SettingsError, match="another sweep is running"):
+        second.__enter__()
+    with RunFolder(tmp_path).locked():
+        pass
