@@ -25,6 +25,8 @@ features.csv     imaging features of each patient, frequencies from Yeh et al. 2
 readers.csv      simulated readers, sensitivity and specificity from Yeh et al. 2022, Table 2
 """
 
+PHANTOM_VERSION = 1  # raised when the same (patients, seed) no longer gives the same bytes
+
 
 class Patient(NamedTuple):
     """One synthetic patient in memory."""

@@ -21,13 +21,13 @@ log = logging.getLogger("sweep")
 class Display:
     """Progress of the folds of a sweep, redrawn at most twice a second."""
 
-    def __init__(self, search: Search, total: int, epoch: Callable[[Candidate, int], int]) -> None:
+    def __init__(self, search: Search, total: int, epochs: Callable[[int, int], int]) -> None:
         """Args:
         search: whose candidates are shown.
         total: number of configurations that the sweep will have.
-        epoch: epochs that a fold in training has behind it.
+        epochs: how many a (configuration, fold) in training has behind it.
         """
-        self._search, self._total, self._epoch = search, total, epoch
+        self._search, self._total, self._epochs = search, total, epochs
         self._started = time.monotonic()
         self._done_before = self._done()
         self._drawn = 0.0
@@ -55,12 +55,13 @@ class Display:
         if fold in candidate.fold_aucs:
             outcome = f"AUC {candidate.fold_aucs[fold]:.3f}"
         else:
-            outcome = "failed for good" if fold in candidate.failures else "failed, will be tried again"
+            again = "failed for good" if fold in candidate.failures else "failed, will be tried again"
+            outcome = f"{again} ({candidate.last_failure})"
         level = logging.DEBUG if self._live else logging.INFO
         log.log(level, "configuration %d fold %d: %s · %s", candidate.number, fold, outcome, self.summary())
 
     def summary(self) -> str:
-        """'13 of 40 folds · best 0.934 ± 0.050 (configuration 1) · 2:05 elapsed, about 3:10 left'."""
+        """'13 of 40 folds · best 0.934 (configuration 1) · 02:05 elapsed, about 03:10 left'."""
         folds = self._search.candidates[0].folds if self._search.candidates else 0
         done, total = self._done(), self._total * folds
         best = self._search.best
@@ -108,7 +109,7 @@ class Display:
             elif fold in candidate.failures:
                 marks.append("x ", "red")
             elif fold in candidate.running:
-                marks.append(f"{self._epoch(candidate, fold)} ", "yellow")
+                marks.append(f"{self._epochs(candidate.number, fold)} ", "yellow")
             else:
                 marks.append("· ", "dim")
         return marks

@@ -61,8 +61,22 @@ class Ledger:
             return
         finished = self.finished(unit)
         shutil.rmtree(finished, ignore_errors=True)
+        (self.partial(unit) / "failure.json").unlink(missing_ok=True)
         self.partial(unit).replace(finished)
         write_atomically(finished / "DONE", json.dumps(sorted(path.name for path in finished.iterdir())) + "\n")
+
+    def record_failure(self, unit: Unit, reason: str, *, final: bool) -> None:
+        """Leave why a try failed, for the driver; `final` where another try cannot help."""
+        write_atomically(self.partial(unit) / "failure.json", json.dumps({"reason": reason, "final": final}) + "\n")
+
+    def take_failure(self, unit: Unit) -> tuple[str, bool]:
+        """(reason, final) of the last try; a try that could not say died with its process."""
+        path = self.partial(unit) / "failure.json"
+        if not path.exists():
+            return "the worker process died (killed, out of memory, or its node was lost)", False
+        failure = json.loads(path.read_text())
+        path.unlink()
+        return failure["reason"], failure["final"]
 
     def curve(self, unit: Unit) -> Path:
         """The unit's epochs so far, finished or not."""

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
-from itertools import product
 from pathlib import Path
 
-import pandas as pd
-
-from datasets.folds import make_split, read_split, shuffle_labels, split_digest
-from datasets.patches import PatchStore, ingest
-from datasets.phantom import write_phantom
+from datasets.folds import split_digest
+from datasets.patches import PatchStore
 from sweep.display import Display
-from sweep.ledger import Ledger, write_atomically
+from sweep.ledger import Ledger
 from sweep.predictions import per_patient
+from sweep.prepare import check_networks, prepare_patches, prepare_split
 from sweep.report import write_report
 from sweep.run_folder import RunFolder, candidate_predictions, held_out_auc, write_tables
 from sweep.search import Candidate, Search, open_study
-from sweep.settings import Settings, SettingsError, digest
+from sweep.settings import Settings
 from sweep.tracking import Tracker
 
 log = logging.getLogger("sweep")
@@ -32,16 +28,17 @@ def run_sweep(settings: Settings) -> int:
         0 done; 1 some configuration failed; 130 interrupted, to be resumed by the same call.
 
     Raises:
-        SettingsError: the settings do not fit the run folder.
-        ValueError: the cohort cannot be used; the message says why.
+        SettingsError: the settings cannot be used, or do not fit the run folder.
+        CohortError: the cohort cannot be used.
     """
     run = RunFolder(settings.run_folder)
-    _check_networks(settings)
+    check_networks(settings)
     with run.locked():
-        run.claim(settings)
+        run.require(settings)
         _log_to(run.path / "sweep.log")
-        store = cohort(settings)
-        ledger = Ledger(run.ledger, split_digest(_save_cohort(run, settings, store)))
+        store = prepare_patches(settings)
+        ledger = Ledger(run.ledger, split_digest(prepare_split(run, settings, store)))
+        run.save(settings)
         study = open_study(run.journal, run.path.name, settings.own_values())
         search = Search(settings, study, ledger, lambda unit: held_out_auc(ledger, unit))
         try:
@@ -51,78 +48,6 @@ def run_sweep(settings: Settings) -> int:
         report = write_report(run.path)
         log.info("report: %s", report)
         return _exit_code(search)
-
-
-def _check_networks(settings: Settings) -> None:
-    """Networks that can be missing or misfit are built once here, before hours of compute depend on them."""
-    spans = {name: settings.search.space.get(f"model.{name}") for name in ("backbone", "weights", "stem")}
-    choices = [
-        span.choices if span and span.choices else (getattr(settings.model, name),) for name, span in spans.items()
-    ]
-    for backbone, weights, stem in product(*choices):
-        if str(backbone).startswith("timm/") or weights != "none":
-            from sweep.train_fold import check_network
-
-            check_network(
-                settings.configuration({"model.backbone": backbone, "model.weights": weights, "model.stem": stem})
-            )
-
-
-def cohort(settings: Settings) -> PatchStore:
-    """The patch store of the settings' cohort, made or found in the cache; a missing phantom is written first."""
-    stages = _Stages()
-    root, annotations = settings.data.root, settings.data.annotations
-    if settings.data.phantom:
-        phantom = settings.data.phantom
-        root = settings.cache / f"phantom-{digest(phantom.model_dump())}"
-        annotations = root / "annotations.csv"
-        if not root.exists():
-            log.info("writing a synthetic cohort of %d patients to %s", phantom.patients, root)
-            write_phantom(root, phantom.patients, phantom.seed, progress=partial(stages, "phantom patients"))
-    if root is None or annotations is None:
-        raise SettingsError("data.root and data.annotations must name your files")
-    store = ingest(
-        root,
-        annotations,
-        settings.cache,
-        widest_context=settings.data.widest_context,
-        pixels_per_box=settings.data.pixels_per_box,
-        progress=stages,
-    )
-    patients = store.lesions["patient_id"].nunique()
-    log.info("cohort: %d patients, %d lesion slices; %d excluded", patients, len(store.lesions), len(store.excluded))
-    return store
-
-
-class _Stages:
-    """Logs the stages of long preparations, a line when one starts and every tenth of it."""
-
-    def __init__(self) -> None:
-        self._last = ("", -1)
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        tenth = 10 * done // max(1, total)
-        if (stage, tenth) != self._last:
-            self._last = (stage, tenth)
-            log.info("%s: %d of %d", stage, done, total)
-
-
-def _save_cohort(run: RunFolder, settings: Settings, store: PatchStore) -> pd.DataFrame:
-    """cohort.csv, excluded.csv and split.csv; the split is made once and then only read.
-
-    Raises:
-        SettingsError: the saved split belongs to other patients.
-    """
-    lesions = shuffle_labels(store.lesions, settings.seed) if settings.data.shuffle_labels else store.lesions
-    patients = lesions[["patient_id", "label"]].drop_duplicates("patient_id")
-    if not run.split.exists():
-        write_atomically(run.split, make_split(patients, settings.folds.count, settings.seed).to_csv(index=False))
-    split = read_split(run.split)
-    if not split[["patient_id", "label"]].equals(patients.sort_values("patient_id", ignore_index=True)):
-        raise SettingsError(f"{run.path}: the patients or labels changed since this run began; write another name=")
-    write_atomically(run.path / "cohort.csv", lesions.to_csv(index=False))
-    write_atomically(run.path / "excluded.csv", store.excluded.to_csv(index=False))
-    return split
 
 
 def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger, search: Search) -> None:
@@ -143,9 +68,7 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
         store=store.folder.resolve(),
         store_digest=store.digest,
     )
-    with Display(
-        search, settings.search.configurations, lambda c, fold: _epochs(ledger.curve(c.unit(fold)))
-    ) as display:
+    with Display(search, settings.search.configurations, tracker.epochs) as display:
 
         def on_event(candidate: Candidate, fold: int) -> None:
             display.finished(candidate, fold)
@@ -171,11 +94,6 @@ def _track_finished(tracker: Tracker, ledger: Ledger, candidate: Candidate) -> N
         tracker.finish_configuration(candidate.number, candidate.values, list(curves.values()), patients)
 
 
-def _epochs(curve: Path) -> int:
-    """Finished epochs of a fold, by its curve.csv."""
-    return max(0, len(curve.read_text().splitlines()) - 1) if curve.exists() else 0
-
-
 def _exit_code(search: Search) -> int:
     for candidate in search.candidates:
         for fold, reason in sorted(candidate.failures.items()):
@@ -189,4 +107,5 @@ def _exit_code(search: Search) -> int:
 def _log_to(path: Path) -> None:
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
+    for name in ("sweep", "datasets"):
+        logging.getLogger(name).addHandler(handler)

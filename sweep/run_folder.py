@@ -10,12 +10,25 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
+from pydantic import ValidationError
 
 from sweep.ledger import Ledger, Unit, write_atomically
 from sweep.patient_metrics import auc
 from sweep.predictions import COLUMNS, configuration_figures, per_patient
 from sweep.search import Candidate
 from sweep.settings import Settings, SettingsError
+
+# Columns of configurations.csv before those of the searched settings.
+OWN_COLUMNS = [
+    "configuration",
+    "digest",
+    "state",
+    "folds_done",
+    "mean_fold_auc",
+    "sd_fold_auc",
+    "pooled_auc",
+    "failure",
+]
 
 
 @dataclass(frozen=True)
@@ -53,22 +66,30 @@ class RunFolder:
                 ) from error
             yield
 
-    def claim(self, settings: Settings) -> None:
-        """Save the settings, or check that those already here mean the same numbers.
+    @property
+    def settings(self) -> Path:
+        return self.path / "settings.yaml"
+
+    def save(self, settings: Settings) -> None:
+        write_atomically(self.settings, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+
+    def require(self, settings: Settings) -> None:
+        """Check that a run already here means the same numbers.
 
         Raises:
             SettingsError: the folder holds a run with other settings.
         """
-        saved = self.path / "settings.yaml"
-        if saved.exists():
-            before = Settings(**yaml.safe_load(saved.read_text())).decisive()
-            difference = _difference(before, settings.decisive())
-            if difference:
-                raise SettingsError(
-                    f"{self.path}: holds a run with other settings ({difference}); write those, or another name="
-                )
-        tree = settings.model_dump(mode="json")
-        write_atomically(saved, yaml.safe_dump(tree, sort_keys=False))
+        if not self.settings.exists():
+            return
+        try:
+            before = Settings.model_validate(yaml.safe_load(self.settings.read_text())).decisive()
+        except (ValidationError, yaml.YAMLError) as error:
+            raise SettingsError(f"{self.settings}: not written by this version; write another name=") from error
+        difference = _difference(before, settings.decisive())
+        if difference:
+            raise SettingsError(
+                f"{self.path}: holds a run with other settings ({difference}); write those, or another name="
+            )
 
 
 def _difference(saved: dict[str, object], now: dict[str, object]) -> str:
@@ -99,7 +120,8 @@ def write_tables(run: RunFolder, ledger: Ledger, candidates: Sequence[Candidate]
     """configurations.csv and predictions.parquet from the ledger's finished folds."""
     predictions = [candidate_predictions(ledger, candidate) for candidate in candidates]
     rows = [_row(candidate, table) for candidate, table in zip(candidates, predictions, strict=True)]
-    write_atomically(run.path / "configurations.csv", pd.DataFrame(rows).to_csv(index=False))
+    table = pd.DataFrame(rows, columns=None if rows else OWN_COLUMNS)
+    write_atomically(run.path / "configurations.csv", table.to_csv(index=False))
     _write_parquet(run.path / "predictions.parquet", [table for table in predictions if len(table)])
 
 

@@ -34,6 +34,7 @@ class Candidate:
     tries: dict[int, int] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
     """Folds that failed for good, with the last try's reason."""
+    last_failure: str = ""
 
     def unit(self, fold: int) -> Unit:
         return Unit(self.configuration.digest, fold)
@@ -75,10 +76,13 @@ class Search:
     def next_unit(self) -> tuple[Candidate, int] | None:
         """A waiting fold of the earliest configuration, else of a new one; None when there is none to start now."""
         while True:
+            # Two configurations may be equal where few values can be chosen: one unit, trained once.
+            in_training = {candidate.unit(fold) for candidate in self.candidates for fold in candidate.running}
             for candidate in self.candidates:
                 for fold in candidate.waiting_folds():
-                    candidate.running.add(fold)
-                    return candidate, fold
+                    if candidate.unit(fold) not in in_training:
+                        candidate.running.add(fold)
+                        return candidate, fold
             if len(self.candidates) >= self._settings.search.configurations:
                 return None
             self.candidates.append(self._ask())
@@ -98,14 +102,17 @@ class Search:
     def succeeded(self, candidate: Candidate, fold: int) -> None:
         """A unit's results stand in the ledger."""
         candidate.running.discard(fold)
-        candidate.fold_aucs[fold] = self._score(candidate.unit(fold))
-        if candidate.is_complete:
-            self._tell(candidate, candidate.mean_fold_auc)
+        auc = self._score(candidate.unit(fold))
+        for equal in (other for other in self.candidates if other.configuration == candidate.configuration):
+            equal.fold_aucs[fold] = auc
+            if equal.is_complete:
+                self._tell(equal, equal.mean_fold_auc)
 
     def failed(self, candidate: Candidate, fold: int, reason: str, *, final: bool = False) -> None:
         """A try of a unit failed: it waits for the next one, or, with none left or `final`, its configuration fails."""
         candidate.running.discard(fold)
         candidate.tries[fold] = candidate.tries.get(fold, 0) + 1
+        candidate.last_failure = reason
         if final or candidate.tries[fold] >= self._settings.resources.tries:
             candidate.failures[fold] = reason
             self._tell(candidate, None)

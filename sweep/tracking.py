@@ -43,6 +43,10 @@ class Tracker:
             self._append(run, "curves", ((int(row["epoch"]), scalars(_curve_values(row))) for row in rows))
             self._epochs_written[run] += len(rows)
 
+    def epochs(self, configuration: int, fold: int) -> int:
+        """Number of epochs that a fold has behind it, as far as followed."""
+        return self._epochs_written.get(self._fold_run(configuration, fold), 0)
+
     def finish_fold(self, configuration: int, fold: int, curve: Path, auc: float) -> None:
         """Write the rest of a finished fold's curve and its held-out patients' AUC; nothing if already there."""
         run = self._fold_run(configuration, fold)

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
@@ -18,7 +19,7 @@ from datasets.fold_data import FoldData
 from datasets.folds import read_split
 from datasets.patches import PatchStore
 from lightning_modules.augmentation import AffineRanges
-from lightning_modules.checkpoint import EpochCheckpoint
+from lightning_modules.checkpoint import EpochCheckpoint, TrainingDivergedError
 from lightning_modules.classifier import FractureClassifier
 from sweep.ledger import write_atomically
 from sweep.settings import Configuration, SettingsError
@@ -121,6 +122,7 @@ def _classifier(configuration: Configuration, widest_context: float, seed: int) 
 def _trainer(configuration: Configuration, checkpoint: EpochCheckpoint) -> pl.Trainer:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     return pl.Trainer(
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=1,
         max_epochs=configuration.training.epochs,
         precision=configuration.training.precision,
@@ -138,6 +140,10 @@ def _predict(trainer: pl.Trainer, classifier: FractureClassifier, data: FoldData
     """Probability by row of the patch store, of the held-out and the inner validation patients."""
     batches: list[Any] = trainer.predict(classifier, data) or []
     columns = {name: torch.cat([batch[name] for batch in batches]).numpy() for name in ("row", "probability")}
+    if not np.isfinite(columns["probability"]).all():
+        raise TrainingDivergedError(
+            "training diverged: a predicted probability is not a number; lower model.learning_rate"
+        )
     return pd.Series(columns["probability"].astype(float), index=columns["row"])
 
 

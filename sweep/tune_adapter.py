@@ -23,8 +23,6 @@ from sweep.ledger import Ledger, Unit
 from sweep.search import Candidate, Search
 from sweep.settings import Configuration, Resources, SettingsError
 
-GPU_DETERMINISM = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-
 
 class Workplace(BaseModel, frozen=True):
     """Where every worker finds the sweep's data and leaves its results; all on storage that workers share."""
@@ -61,12 +59,16 @@ class FoldTrainable(tune.Trainable):
         try:
             store = PatchStore(place.store, place.store_digest)
             train_fold(self._configuration, self._fold, folder, store=store, split=place.split)
-            ledger.finish(unit)
+        except TrainingDivergedError as error:
+            ledger.record_failure(unit, str(error), final=True)
+            raise
         except Exception as error:
+            # Other errors may quote paths, which may hold names: the traceback stays in the unit's folder.
             (folder / "error.txt").write_text(traceback.format_exc())
-            final = isinstance(error, TrainingDivergedError)
-            return {"done": True, "failure": f"{type(error).__name__}: {error}", "final": final}
-        return {"done": True, "failure": None, "final": False}
+            ledger.record_failure(unit, f"{type(error).__name__}, see error.txt in the unit's folder", final=False)
+            raise  # ends the process: nothing of a broken one, a CUDA context say, reaches the next unit
+        ledger.finish(unit)
+        return {"done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Tune keeps nothing: the unit's own checkpoint is in its working folder."""
@@ -81,6 +83,7 @@ class UnitSearcher(Searcher):
     def __init__(self, search: Search, workplace: Workplace, on_event: Callable[[Candidate, int], None]) -> None:
         super().__init__()
         self._search, self._workplace, self._on_event = search, workplace, on_event
+        self._ledger = Ledger(workplace.ledger, workplace.split_digest)
         self._units: dict[str, tuple[Candidate, int]] = {}
         self.error: Exception | None = None
 
@@ -103,16 +106,15 @@ class UnitSearcher(Searcher):
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Whatever Tune says of the trial, the ledger says whether the unit is done."""
         candidate, fold = self._units.pop(trial_id)
         try:
-            if error or result is None or "failure" not in result:
-                self._search.failed(
-                    candidate, fold, "the worker process died (killed, out of memory, or its node was lost)"
-                )
-            elif result["failure"]:
-                self._search.failed(candidate, fold, result["failure"], final=result["final"])
-            else:
+            unit = candidate.unit(fold)
+            if self._ledger.is_done(unit):
                 self._search.succeeded(candidate, fold)
+            else:
+                reason, final = self._ledger.take_failure(unit)
+                self._search.failed(candidate, fold, reason, final=final)
             self._on_event(candidate, fold)
         except Exception as problem:
             self.error = self.error or problem
@@ -211,8 +213,8 @@ def _quiet() -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a banner even at verbose=0
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune's own waits for the units; see _stop_requested
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.update(GPU_DETERMINISM)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a unit without a GPU sees none
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths of the settings mean the same in workers
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 

@@ -6,17 +6,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SWEEP_ORDER = [
-    "settings",
-    "compose",
-    "ledger",
-    "train_fold",
-    "patient_metrics",
-    "predictions",
-    "search",
-    "tune_adapter",
-]
-SWEEP_ORDER += ["run_folder", "tensorboard_summaries", "tracking", "display", "report", "run", "__main__"]
+SWEEP_ORDER = ["settings", "ledger", "train_fold", "patient_metrics", "predictions", "search", "compose"]
+SWEEP_ORDER += ["tune_adapter", "run_folder", "prepare", "tensorboard_summaries", "tracking", "display", "report"]
+SWEEP_ORDER += ["run", "__main__"]
 PACKAGES = ("datasets", "lightning_modules", "sweep")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 

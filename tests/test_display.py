@@ -17,39 +17,40 @@ from tests.test_search import finish, open_search
 @pytest.fixture
 def search(tmp_path: Path) -> Search:
     """Configuration 0 complete, configuration 1 with a fold done, one failed for good and one in training."""
-    search = open_search(tmp_path, ["resources.tries=1"])
+    search = open_search(tmp_path, ["resources.tries=2"])
     for _ in range(4):
         finish(search, tmp_path, *(search.next_unit() or pytest.fail("no unit")))
     training = search.next_unit() or pytest.fail("no unit")
     failing = search.next_unit() or pytest.fail("no unit")
-    search.failed(*failing, "out of memory")
+    search.failed(*failing, "out of memory", final=True)
     assert training[0].running == {1}
     return search
 
 
 def test_the_summary_counts_folds_and_names_the_best(search: Search) -> None:
-    summary = Display(search, total=4, epoch=lambda *_: 0).summary()
+    summary = Display(search, total=4, epochs=lambda *_: 0).summary()
     assert summary.startswith("4 of 12 folds · best ")
     assert f"{search.candidates[0].mean_fold_auc:.3f} (configuration 0)" in summary
 
 
 def test_time_left_appears_once_a_fold_is_done_in_this_start(search: Search, tmp_path: Path) -> None:
-    display = Display(search, total=4, epoch=lambda *_: 0)
+    display = Display(search, total=4, epochs=lambda *_: 0)
     assert "left" not in display.summary()
     finish(search, tmp_path, search.candidates[1], 1)
     assert "left" in display.summary()
 
 
 def test_plain_lines_say_what_became_of_a_fold(search: Search, caplog: pytest.LogCaptureFixture) -> None:
-    display = Display(search, total=4, epoch=lambda *_: 0)
+    display = Display(search, total=4, epochs=lambda *_: 0)
     with caplog.at_level(logging.INFO, logger="sweep"):
         display.finished(search.candidates[0], 0)
         display.finished(search.candidates[1], 2)
+        search.failed(search.candidates[1], 1, "node lost")
         display.finished(search.candidates[1], 1)
     done, failed, again = caplog.messages
     assert f"configuration 0 fold 0: AUC {search.candidates[0].fold_aucs[0]:.3f}" in done
-    assert "configuration 1 fold 2: failed for good" in failed
-    assert "configuration 1 fold 1: failed, will be tried again" in again
+    assert "configuration 1 fold 2: failed for good (out of memory)" in failed
+    assert "configuration 1 fold 1: failed, will be tried again (node lost)" in again
 
 
 TERMINAL = """
@@ -59,7 +60,7 @@ from sweep.display import Display
 from tests.test_search import finish, open_search
 folder = Path(sys.argv[1])
 search = open_search(folder)
-with Display(search, total=4, epoch=lambda candidate, fold: 7) as display:
+with Display(search, total=4, epochs=lambda configuration, fold: 7) as display:
     for _ in range(4):
         finish(search, folder, *search.next_unit())
     search.next_unit()

@@ -54,6 +54,21 @@ def test_units_of_other_splits_folds_and_configurations_are_apart(ledger: Ledger
     assert not Ledger(ledger.folder, "other split").is_done(UNIT)
 
 
+def test_a_failure_is_told_once_and_a_dead_worker_tells_nothing(ledger: Ledger) -> None:
+    ledger.begin(UNIT)
+    ledger.record_failure(UNIT, "training diverged", final=True)
+    assert ledger.take_failure(UNIT) == ("training diverged", True)
+    reason, final = ledger.take_failure(UNIT)
+    assert "died" in reason and not final
+
+
+def test_a_finished_unit_keeps_no_failure(ledger: Ledger) -> None:
+    ledger.begin(UNIT)
+    ledger.record_failure(UNIT, "out of memory", final=False)
+    ledger.finish(UNIT)
+    assert not list(ledger.finished(UNIT).glob("failure*"))
+
+
 def test_the_curve_is_found_before_and_after_finishing(ledger: Ledger) -> None:
     (ledger.begin(UNIT) / "curve.csv").write_text("epoch")
     assert ledger.curve(UNIT).read_text() == "epoch"

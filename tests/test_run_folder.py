@@ -64,16 +64,26 @@ def test_tables_can_be_written_before_any_fold_is_finished(tmp_path: Path, candi
     write_tables(RunFolder(tmp_path), Ledger(tmp_path / "ledger", "split"), candidates)
     assert pd.read_parquet(tmp_path / "predictions.parquet").empty
     assert pd.read_csv(tmp_path / "configurations.csv")["state"].tolist() == ["running", "running"]
+    write_tables(RunFolder(tmp_path), Ledger(tmp_path / "ledger", "split"), [])
+    assert pd.read_csv(tmp_path / "configurations.csv").empty
 
 
-def test_the_same_settings_claim_a_folder_again_and_others_do_not(tmp_path: Path) -> None:
+def test_a_run_takes_the_same_settings_again_and_no_others(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.claim(load_settings([]))
-    run.claim(load_settings(["search.configurations=9", "resources.tries=1"]))
+    run.require(load_settings(["seed=1"]))  # nothing here yet
+    run.save(load_settings([]))
+    run.require(load_settings(["search.configurations=9", "resources.tries=1"]))
     with pytest.raises(SettingsError, match=r"seed was 2022, now 1"):
-        run.claim(load_settings(["seed=1"]))
+        run.require(load_settings(["seed=1"]))
     with pytest.raises(SettingsError, match=r"model\.backbone was narrow, now resnet50; "):
-        run.claim(load_settings(["model=resnet50"]))
+        run.require(load_settings(["model=resnet50"]))
+
+
+@pytest.mark.parametrize("text", ["", "name: x\n", "{"])
+def test_settings_of_another_version_are_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "settings.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=r"settings\.yaml: not written by this version; write another name="):
+        RunFolder(tmp_path).require(load_settings([]))
 
 
 def test_a_folder_is_locked_for_one_driver_at_a_time(tmp_path: Path) -> None:

@@ -154,6 +154,19 @@ def test_a_failed_configuration_is_retried_by_the_next_start(tmp_path: Path) -> 
     assert len(run_all(again, tmp_path)) == FOLDS and again.candidates[0].state == "complete"
 
 
+def test_equal_configurations_share_their_units(tmp_path: Path) -> None:
+    few = ["search/space=none", "search.space.training.batch_size={choices: [16, 32]}", "search.configurations=6"]
+    search = open_search(tmp_path, few)
+    handed_out = []
+    while unit := search.next_unit():
+        handed_out.append(unit)
+    assert len({candidate.unit(fold) for candidate, fold in handed_out}) == len(handed_out)
+    for unit in handed_out:
+        finish(search, tmp_path, *unit)
+    assert search.next_unit() is None and search.is_finished
+    assert len(search.candidates) == 6 and all(candidate.is_complete for candidate in search.candidates)
+
+
 def test_the_journal_is_an_optuna_study_that_others_can_open(tmp_path: Path) -> None:
     search = open_search(tmp_path)
     run_all(search, tmp_path)

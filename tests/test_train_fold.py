@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning import Trainer
 
 from datasets.patches import PatchStore
-from lightning_modules.checkpoint import EpochCheckpoint
+from lightning_modules.checkpoint import EpochCheckpoint, TrainingDivergedError
 from sweep.compose import load_settings
 from sweep.settings import Configuration
 from sweep.train_fold import train_fold, unit_seed
@@ -104,7 +104,8 @@ def test_poisoned_held_out_patients_change_nothing_in_training(trained: Path, sp
     held_out = table["fold"] == 0
     poisoned = write_store(tmp_path / "store")
     patches = np.array(poisoned.patches())
-    patches[poisoned.lesions["patient_id"].isin(table.loc[held_out, "patient_id"])] = np.nan
+    rows = poisoned.lesions["patient_id"].isin(table.loc[held_out, "patient_id"]).to_numpy()
+    patches[rows] = np.random.default_rng(1).normal(0, 100, patches[rows].shape)
     np.save(poisoned.folder / "patches.npy", patches)
     table.loc[held_out, "label"] = 1 - table.loc[held_out, "label"]
     table.to_csv(tmp_path / "split.csv", index=False)
@@ -114,7 +115,8 @@ def test_poisoned_held_out_patients_change_nothing_in_training(trained: Path, sp
         assert (folder / name).read_bytes() == (trained / name).read_bytes()
     poisoned_predictions = pd.read_parquet(folder / "predictions.parquet")
     clean = pd.read_parquet(trained / "predictions.parquet")
-    assert (poisoned_predictions["label"] == 1 - clean["label"]).all(), "the poison reached the final predict"
+    assert (poisoned_predictions["label"] == 1 - clean["label"]).all()
+    assert (poisoned_predictions["probability"] != clean["probability"]).all(), "the poison reaches the final predict"
 
 
 def test_the_studys_habit_does_look_at_the_held_out_patients(store: PatchStore, split: Path, tmp_path: Path) -> None:
@@ -142,6 +144,18 @@ def test_it_learns(store: PatchStore, split: Path, tmp_path: Path) -> None:
     predictions = pd.read_parquet(tmp_path / "predictions.parquet")
     by_label = predictions.groupby("label")["probability"]
     assert by_label.min()[1] > by_label.max()[0]
+
+
+def test_predictions_that_are_no_numbers_are_never_results(split: Path, tmp_path: Path) -> None:
+    """With no validation to notice them, NaN patches of the held-out patients would come out as NaN probabilities."""
+    store = write_store(tmp_path / "store")
+    patches = np.array(store.patches())
+    table = pd.read_csv(split)
+    patches[store.lesions["patient_id"].isin(table.loc[table["fold"] == 0, "patient_id"])] = np.nan
+    np.save(store.folder / "patches.npy", patches)
+    with pytest.raises(TrainingDivergedError, match="not a number"):
+        train_fold(configuration(["training.epochs=1"]), 0, tmp_path / "fold", store=store, split=split)
+    assert not (tmp_path / "fold" / "predictions.parquet").exists()
 
 
 def test_a_units_seed_depends_on_sweep_seed_configuration_and_fold() -> None:

@@ -9,17 +9,7 @@ import pandas as pd
 import yaml
 
 from sweep import predictions as out_of_fold
-
-OWN_COLUMNS = [  # of configurations.csv; the columns after them are the searched settings
-    "configuration",
-    "digest",
-    "state",
-    "folds_done",
-    "mean_fold_auc",
-    "sd_fold_auc",
-    "pooled_auc",
-    "failure",
-]
+from sweep.run_folder import OWN_COLUMNS
 
 
 class RunFolderError(ValueError):
