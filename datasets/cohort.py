@@ -130,10 +130,13 @@ def _require(path: Path, values: pd.Series, good: Any, remedy: str) -> None:
 
 
 def _contradictions(rows: pd.DataFrame) -> list[Row]:
-    """A patient has one label and one site."""
+    """A patient has one label and one site, and one box on a slice."""
     several = [column for column in ("label", "site") if rows[column].nunique() > 1]
     remedy = "correct the annotations so that all rows of the patient agree"
+    twice = rows.loc[rows.duplicated("sop_instance_uid"), "sop_instance_uid"].unique()
     return [
+        {"item": uid, "reason": "several boxes on one slice", "remedy": "keep one row for each slice"} for uid in twice
+    ] + [
         {"item": column, "reason": f"several values: {', '.join(map(str, rows[column].unique()))}", "remedy": remedy}
         for column in several
     ]

@@ -161,6 +161,8 @@ def read_pixels(header: SliceHeader) -> NDArray[np.float32]:
         pixels = apply_rescale(dataset.pixel_array, dataset)
     except Exception as error:  # decoders raise whatever a damaged file provokes
         raise ValueError(f"pixel data cannot be decoded ({syntax}, {type(error).__name__})") from error
+    if not np.isfinite(pixels).all():
+        raise ValueError("pixel data hold values that are not numbers")
     if pixels.shape != (header.rows, header.columns):
         raise ValueError(f"pixel data have shape {pixels.shape}, not {(header.rows, header.columns)} as before")
     return np.asarray(pixels, dtype=np.float32)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
+from sklearn.model_selection import StratifiedKFold
 
 from datasets.cohort import CohortError
+
+FEWEST_IN_TRAINING = 2  # of a class: one to train on and one for the inner validation split
 
 
 def make_split(patients: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
@@ -33,6 +35,10 @@ def make_split(patients: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
             f"folds.count={folds}: one class has only {smallest} patients, so some folds could not be scored; "
             f"write folds.count={max(2, smallest)} or less, or add patients"
         )
+    if smallest - -(-smallest // folds) < FEWEST_IN_TRAINING:
+        raise CohortError(
+            f"one class has only {smallest} patients, too few to train, stop early and score; add patients"
+        )
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
     for fold, (_, held_out) in enumerate(splitter.split(table, table["label"])):
         table.loc[held_out, "fold"] = fold
@@ -49,10 +55,12 @@ def inner_validation(split: pd.DataFrame, fold: int, fraction: float, seed: int)
         seed: of the draw; together with the fold it decides the whole.
     """
     training = split[split["fold"] != fold]
-    size = max(2, round(fraction * len(training)))
-    splitter = StratifiedShuffleSplit(1, test_size=size, random_state=seed + fold)
-    _, inner = next(splitter.split(training, training["label"]))
-    return frozenset(training["patient_id"].iloc[inner])
+    generator = np.random.default_rng((seed, fold))
+    inner: set[str] = set()
+    for _, patients in training.groupby("label")["patient_id"]:
+        size = max(1, round(fraction * len(patients)))
+        inner |= set(generator.choice(patients.to_numpy(str), size, replace=False))
+    return frozenset(inner)
 
 
 def shuffle_labels(lesions: pd.DataFrame, seed: int) -> pd.DataFrame:

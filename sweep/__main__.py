@@ -38,6 +38,10 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         log.warning("interrupted: the same command goes on where this one stopped")
         return INTERRUPTED
+    except OSError as error:
+        log.debug("", exc_info=True)
+        print(f"sweep: {error}", file=sys.stderr)
+        return BAD_INPUT
     except ValueError as error:  # every module's own errors about what it was given are ValueErrors
         if not type(error).__module__.startswith(("sweep.", "datasets.", "lightning_modules.")):
             raise
@@ -89,8 +93,9 @@ class _Terminal(logging.Handler):
 
 
 def _log_to_terminal() -> None:
-    log.addHandler(_Terminal(logging.INFO))
-    log.setLevel(logging.DEBUG)
+    for name in ("sweep", "datasets"):
+        logging.getLogger(name).addHandler(_Terminal(logging.INFO))
+        logging.getLogger(name).setLevel(logging.DEBUG)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
     except MissingConfigException as error:
         options = ", ".join(error.options or ())
         raise SettingsError(f"{error.missing_cfg_file}: there is no such choice; choose one of {options}") from error
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise SettingsError(_one_line(str(error))) from error
     if not isinstance(tree, dict):
         raise SettingsError("conf/config.yaml must hold a mapping of settings")
@@ -72,7 +72,9 @@ def _nearest(name: str) -> str:
 
 
 def _validated(tree: dict[str, Any]) -> Settings:
-    tree["search"]["space"] = dict(_flat(tree["search"].get("space") or {}))
+    search = tree["search"]
+    if isinstance(search, dict) and isinstance(search.get("space"), dict | None):
+        search["space"] = dict(_flat(search.get("space") or {}))
     try:
         return Settings(**tree)
     except ValidationError as error:
@@ -121,10 +123,14 @@ def _check_weights(weights: str) -> None:
 
 def _check_space(settings: Settings) -> None:
     """Both ends of every range must be settings that a training accepts, and configuration 0 must lie inside."""
-    for name in settings.search.space:
+    for name, span in settings.search.space.items():
         if setting_type(name) is None:
             sections = ", ".join(SEARCHABLE)
             raise SettingsError(f"search.space.{name}: no such setting{_nearest(name)}; ranges may stand in {sections}")
+        if setting_type(name) not in (int, float) and span.choices is None:
+            raise SettingsError(f"search.space.{name}: has no numbers in between; write {{choices: [...]}}")
+        if setting_type(name) is int and span.choices is None and not _is_whole(span.low, span.high, span.step):
+            raise SettingsError(f"search.space.{name}: takes whole numbers; write whole low, high and step")
     own = settings.own_values()
     for name, span in settings.search.space.items():
         for value in span.ends():
@@ -140,6 +146,10 @@ def _check_space(settings: Settings) -> None:
         raise SettingsError(
             f"search.configurations={count}: nothing is searched, so write 1, or give search.space a range"
         )
+
+
+def _is_whole(*numbers: float | None) -> bool:
+    return all(number is None or number == int(number) for number in numbers)
 
 
 def _check_configuration(settings: Settings, name: str, value: Value) -> None:

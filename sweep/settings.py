@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Value = float | int | str | bool
@@ -77,7 +77,7 @@ class Augmentation(Section):
 
 class Training(Section):
     epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=2)
+    batch_size: int = Field(ge=3)
     patience: int = Field(ge=1)
     early_stopping: Literal["inner", "scored_fold", "none"]
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -90,7 +90,7 @@ class Range(Section):
     high: float | None = None
     log: bool = False
     step: float | None = Field(default=None, gt=0)
-    choices: tuple[Value, ...] | None = None
+    choices: tuple[Value, ...] | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _one_kind(self) -> Range:
@@ -101,6 +101,8 @@ class Range(Section):
             raise ValueError(f"low {self.low} must be below high {self.high}")
         if self.log and (self.low or 0) <= 0:
             raise ValueError("a log range must start above 0")
+        if self.log and self.step is not None:
+            raise ValueError("a log range has no step")
         return self
 
     def holds(self, value: Value) -> bool:
@@ -128,6 +130,13 @@ class Resources(Section):
     cpus_per_fold: int = Field(ge=1)
     gpus_per_fold: float | None = Field(ge=0)
     tries: int = Field(ge=1)
+
+    @field_validator("gpus_per_fold")
+    @classmethod
+    def _share_or_whole(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError("should be a share below 1, or a whole number")
+        return gpus
 
 
 SEARCHABLE: Mapping[str, type[Section]] = {
@@ -166,7 +175,7 @@ class Settings(Section):
     name: str | None = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     output: Path
     cache: Path
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**32)
     data: Data
     folds: Folds
     model: Model

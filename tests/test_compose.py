@@ -49,6 +49,18 @@ from sweep.settings import SettingsError
         ("search.space.model.optimizer={choices: [adam, sgd]}", r"optimizer=sgd: should be 'adam' or 'adamw'"),
         ("search/space=none", r"^search\.configurations=4: nothing is searched"),
         ("model.backbone=[1", r"no viable alternative"),
+        ("seed=5000000000", r"^seed=5000000000: should be less than 4294967296$"),
+        ("search=null", r"group override must be a string"),
+        ("search=5", r"group override must be a string"),
+        ("search.space=3", r"^search\.space=3: "),
+        (
+            "resources.gpus_per_fold=1.5",
+            r"^resources\.gpus_per_fold=1\.5: should be a share below 1, or a whole number$",
+        ),
+        ("search.space.model.dropout={choices: []}", r"^search\.space\.model\.dropout\.choices=\(?\[?\]?\)?: "),
+        ("search.space.model.l2_weight={low: 1e-6, high: 1e-2, log: true, step: 0.1}", r"a log range has no step"),
+        ("search.space.augmentation.flip={low: 0, high: 1}", r"flip: has no numbers in between; write \{choices"),
+        ("search.space.training.batch_size={low: 8, high: 64, step: 0.5}", r"batch_size: takes whole numbers"),
     ],
 )
 def test_a_bad_setting_is_one_clear_line(override: str, message: str) -> None:

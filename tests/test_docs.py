@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,7 @@ def test_the_documented_tools_run(tmp_path: Path, capsys: pytest.CaptureFixture[
         if arguments == ["--help"]:
             assert main(arguments) == 0 and "learning_rate" in capsys.readouterr().out
         else:
+            shutil.rmtree(tmp_path / "PATIENTS", ignore_errors=True)
             done = sweep(tmp_path, *arguments)
             assert done.returncode == 0, f"{command}: {done.stderr}"
 

@@ -39,6 +39,21 @@ def test_a_class_with_too_few_patients_is_refused_with_the_remedy() -> None:
         make_split(patients(malignant=4), 10, seed=1)
 
 
+def test_too_few_patients_to_train_and_stop_early_are_refused() -> None:
+    with pytest.raises(CohortError, match="one class has only 2 patients, too few"):
+        make_split(patients(malignant=2), 2, seed=1)
+    make_split(patients(malignant=3), 3, seed=1)
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.15, 0.5])
+def test_a_rare_class_is_in_every_inner_split_and_every_training_set(fraction: float) -> None:
+    split = make_split(patients(malignant=3), 3, seed=1)
+    for fold in range(3):
+        inner = split["patient_id"].isin(inner_validation(split, fold, fraction, seed=1))
+        training = (split["fold"] != fold) & ~inner
+        assert split.loc[inner, "label"].nunique() == split.loc[training, "label"].nunique() == 2
+
+
 @pytest.mark.parametrize("fold", range(10))
 def test_inner_validation_never_holds_a_patient_of_the_fold(fold: int) -> None:
     split = make_split(patients(), 10, seed=1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from sweep.predictions import require_complete
 
@@ -46,7 +47,8 @@ def test_the_run_folder_holds_everything(run: Path) -> None:
     names = ["settings.yaml", "cohort.csv", "excluded.csv", "split.csv", "configurations.csv", "predictions.parquet"]
     names += ["patients.csv", "tensorboard", "optuna.journal", "report.html", "summary.json", "sweep.log"]
     assert [name for name in names if not (run / name).exists()] == []
-    assert "AUC" in (run / "report.html").read_text()
+    best = pd.read_csv(run / "configurations.csv")["mean_fold_auc"].max().item()
+    assert f'value="{best!r}"' in (run / "report.html").read_text()
     assert list((run / "tensorboard").rglob("*.tfevents.*"))
     assert "configuration 1 fold 2: AUC" in (run / "sweep.log").read_text()
 
@@ -164,6 +166,43 @@ def test_help_lists_every_setting_without_torch_or_ray(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
     assert "model.learning_rate=" in done.stdout and "python -m sweep report" in done.stdout
+
+
+def test_the_remedy_that_is_printed_works_under_the_same_name(workplace: Path) -> None:
+    refused = sweep(workplace, "name=small", *TINY, "folds.count=10")
+    assert refused.returncode == 2 and "write folds.count=6 or less" in refused.stderr
+    assert not (workplace / "runs" / "small" / "settings.yaml").exists()
+    done = sweep(workplace, "name=small", *TINY, "folds.count=2", "search.configurations=1", "training.epochs=1")
+    assert done.returncode == 0, done.stderr
+
+
+def test_moved_boxes_do_not_continue_a_run_on_other_images(workplace: Path) -> None:
+    if not (workplace / "PHANTOM").exists():
+        assert sweep(workplace, "phantom", "PHANTOM", "patients=24").returncode == 0
+    moved = pd.read_csv(workplace / "PHANTOM" / "annotations.csv", dtype={"patient_id": str})
+    files = ["data=dicom", "data.root=PHANTOM", "data.annotations=moved.csv", "search.configurations=1"]
+    tiny = [setting for setting in TINY if "phantom" not in setting]
+    moved.to_csv(workplace / "moved.csv", index=False)
+    assert sweep(workplace, "name=moved", *files, *tiny, "training.epochs=1").returncode == 0
+    moved[["x_min", "x_max"]] += 5
+    moved.to_csv(workplace / "moved.csv", index=False)
+    refused = sweep(workplace, "name=moved", *files, *tiny, "training.epochs=1")
+    assert refused.returncode == 2 and "changed since this run began" in refused.stderr
+
+
+def test_a_relative_path_of_weights_reaches_the_workers(workplace: Path, run: Path) -> None:
+    weights = torch.load(next((run / "ledger").rglob("weights.pt")), weights_only=True)
+    own = {name.removeprefix("network.network."): value for name, value in weights.items() if ".network." in name}
+    torch.save(own, workplace / "own.pt")
+    quick = ["search.configurations=1", "training.epochs=1", "model.weights=own.pt"]
+    done = sweep(workplace, "name=pretrained", *TINY, *quick)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_output_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    done = sweep(tmp_path)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and "runs" in done.stderr
 
 
 def test_two_sweeps_never_share_a_folder(workplace: Path, run: Path) -> None:

@@ -2,12 +2,13 @@
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from datasets.folds import split_digest
@@ -65,12 +66,13 @@ ALL_UNITS = [(number, fold) for number in range(2) for fold in range(FOLDS)]
 
 
 def kill_a_worker() -> bool:
-    found = subprocess.run(
-        ["pgrep", "-f", r"^ray::ResourceTrainable\.train"], capture_output=True, text=True, check=False
-    )
-    for process in found.stdout.split()[:1]:
-        os.kill(int(process), signal.SIGKILL)
-    return bool(found.stdout)
+    """One of this process's own, while it trains."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if " ".join(process.cmdline()).startswith("ray::ResourceTrainable.train"):
+                process.kill()
+                return True
+    return False
 
 
 def test_a_sweep_survives_an_interruption_and_a_killed_worker(tmp_path: Path) -> None:
