@@ -152,8 +152,8 @@ def _draw_spine(features: dict[str, bool], age: float, generator: np.random.Gene
         "osteophyte": np.where(uniform(size=count) < 0.5 * age, uniform(1.5, 3.5, count), 0),
         "disc": size * uniform(6, 9) * (1 - 0.25 * age) * uniform(0.75, 1.15, count),
         "hydration": np.clip(uniform(0.2, 1.1, count) - 0.5 * age, 0.12, 1),
-        "endplate_change": np.where(uniform(size=count) < uniform(0, 0.8), uniform(4, 9, count), 0),
-        "tilt": np.radians(uniform(-10, 10) + uniform(1, 7) * level),
+        "endplate_change": np.where(uniform(size=count) < uniform(0, 0.6), uniform(3, 6, count), 0),
+        "tilt": np.radians(uniform(-7, 7) + uniform(1, 5) * level),
     }
     scoliosis = uniform(-4, 4)
     kyphosis = _collapse(values, features, generator)
@@ -171,7 +171,7 @@ def _collapse(
 ) -> float:
     """Deform the abnormal body in `values` as its features say; the angle (radians) that its wedge adds."""
     uniform = generator.uniform
-    wedge, crush, dent, bulge = uniform(0.35, 0.6), uniform(0.42, 0.68), uniform(0.25, 0.45), uniform(3.5, 6.5)
+    wedge, crush, dent, bulge = uniform(0.35, 0.55), uniform(0.42, 0.68), uniform(0.25, 0.45), uniform(3.5, 6.5)
     wall = "bulge_back" if uniform() < 0.7 else "bulge_front"
     height = float(values["half_height"][ABNORMAL])
     if features["entire_body_compression"]:
@@ -221,14 +221,14 @@ def _draw_masses(abnormal: Vertebra, generator: np.random.Generator) -> tuple[Ba
     behind, before, where = uniform(6, 8), uniform(8, 13), uniform()
     epidural = Ball((uniform(-4, 4), clear + behind, uniform(-6, 6)), (12, behind, uniform(14, 24)))
     paraspinal = Ball((uniform(-6, 6), -clear - before, uniform(-8, 8)), (16, before, uniform(14, 26)))
-    return (epidural, paraspinal)[int(where < 0.4) : 2 - int(where > 0.7)]
+    return (epidural, paraspinal)[int(where < 0.2) : 2 - int(where > 0.8)]
 
 
 def _draw_in_other_bodies(
     vertebrae: tuple[Vertebra, ...], count: int, radii: tuple[float, float], generator: np.random.Generator
 ) -> tuple[Ball, ...]:
     """Balls in `count` other bodies up to three levels away, clear of the tight box."""
-    uniform, near = generator.uniform, [0.05, 0.1, 0.35, 0.35, 0.1, 0.05]
+    uniform, near = generator.uniform, [0.03, 0.05, 0.42, 0.42, 0.05, 0.03]
     clear = 1.1 * vertebrae[ABNORMAL].half_extent()
     balls = []
     for level in generator.choice([-3, -2, -1, 1, 2, 3], 4, replace=False, p=near):

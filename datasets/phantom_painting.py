@@ -160,7 +160,7 @@ def _paint_body(signal: Floats, anatomy: Anatomy, index: int, points: Points, co
     marrow = anatomy.marrow[contrast] * own * (1 + anatomy.mottle * noise)
     if body.endplate_change and index != ABNORMAL:
         change = _inside(body.half_height - body.concavity - v - body.endplate_change + noise, 1.5)
-        _paint(marrow, change, anatomy.marrow[contrast] * anatomy.tumour[contrast])
+        _paint(marrow, 0.7 * change, anatomy.marrow[contrast] * anatomy.tumour[contrast])
     if index == ABNORMAL:
         marrow = _abnormal_marrow(anatomy, local, marrow, noise, contrast)
     _paint(signal, _inside(distance + 0.6), marrow)

@@ -92,7 +92,7 @@ def _rotation(degrees: Vector) -> Vector:
 def _expose(anatomy: Anatomy, grid: Grid, contrast: int, generator: np.random.Generator) -> NDArray[np.uint16]:
     """Signal through a scanner: contrast, blur, coil sensitivity, Rician noise, gain, 12 bits."""
     signal = paint_patient(anatomy, grid.points(), contrast)
-    signal = np.clip(signal, 0.005, None) ** np.float32(generator.uniform(0.8, 1.25))
+    signal = np.clip(signal, 0.005, None) ** np.float32(generator.uniform(0.85, 1.2))
     blur = generator.uniform(0.3, 0.8)
     signal = ndimage.gaussian_filter(signal, (0, blur, blur))
     signal *= _coil_sensitivity(grid, generator)
