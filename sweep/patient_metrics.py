@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit, ndtri
+from scipy.special import expit, logit, ndtri, stdtrit
 
 Array = NDArray[Any]
 THRESHOLD = 0.5  # the study's: a patient with probability >= 0.5 is called malignant
@@ -33,6 +33,7 @@ class FoldMean:
     standard_error: float
     low: float
     high: float
+    influence_curve: Estimate
     undefined: tuple[int, ...]
 
 
@@ -103,10 +104,13 @@ def auc_interval(label: Array, score: Array, scale: str = "plain", confidence: f
     return Estimate(value, *_plain_interval(value, error if scale == "plain" else 0.0, confidence))
 
 
-def _plain_interval(value: float, error: float, confidence: float) -> tuple[float, float]:
+def _plain_interval(
+    value: float, error: float, confidence: float, freedom: float = float("inf")
+) -> tuple[float, float]:
+    """Student's t with that freedom, cut off at 0 and 1; nan without an error to go by."""
     if not error > 0:
         return float("nan"), float("nan")
-    half = float(ndtri(0.5 + confidence / 2) * error)
+    half = float(stdtrit(freedom, 0.5 + confidence / 2) * error)
     return max(0.0, value - half), min(1.0, value + half)
 
 
@@ -116,27 +120,54 @@ def fold_aucs(label: Array, score: Array, fold: Array) -> dict[int, float]:
 
 
 def mean_of_folds(label: Array, score: Array, fold: Array, confidence: float = 0.95) -> FoldMean:
-    """Mean of the folds' AUCs with its influence-curve interval (LeDell et al. 2015, doi 10.1214/15-EJS1035).
+    """Mean of the folds' AUCs with its interval, from the patients' influence within their folds.
 
     The primary figure: it compares patients only within a fold, so score shifts between fold models cannot
-    touch it. Standard error: sqrt(mean over folds of the mean squared influence / N), where a patient's
-    influence is (placement - AUC of the fold) / share of the patient's class among all N. `sd` is the folds'
-    sample standard deviation. Patients of folds with one class are left out; `undefined` names these folds.
+    touch it. `sd` is the folds' sample standard deviation. Patients of folds with one class are left out;
+    `undefined` names these folds. The interval is _within_fold_error's; `influence_curve` is that of LeDell et
+    al. 2015 (doi 10.1214/15-EJS1035), which docs/measurements.md shows to be too narrow for small folds.
     """
     aucs = fold_aucs(label, score, fold)
     defined = [number for number, value in aucs.items() if not np.isnan(value)]
     undefined = tuple(number for number in aucs if number not in defined)
     if not defined:
-        return FoldMean(np.nan, np.nan, np.nan, np.nan, np.nan, undefined)
+        return FoldMean(np.nan, np.nan, np.nan, np.nan, np.nan, Estimate(np.nan, np.nan, np.nan), undefined)
     values = np.array([aucs[number] for number in defined])
-    sd = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+    mean, sd = float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else float("nan")
     inside = np.isin(fold, defined)
-    error = _influence_error(label[inside], score[inside], fold[inside])
-    mean = float(values.mean())
-    return FoldMean(mean, sd, error, *_plain_interval(mean, error, confidence), undefined)
+    label, score, fold = label[inside], score[inside], fold[inside]
+    curve = Estimate(mean, *_plain_interval(mean, _influence_error(label, score, fold), confidence))
+    error, freedom = _within_fold_error(label, score, fold)
+    interval = _plain_interval(mean, error, confidence, freedom)
+    return FoldMean(mean, sd, error, *interval, curve, undefined)
+
+
+def _within_fold_error(label: Array, score: Array, fold: Array) -> tuple[float, float]:
+    """Standard error of the mean of folds' AUCs, and its degrees of freedom; nan without spread to measure.
+
+    The variance of a fold's AUC is S1/n1 + S0/n0, with S the variance of the placements of a class (DeLong et
+    al. 1988, doi 10.2307/2531595). S is pooled over the K folds, with K fewer degrees of freedom than patients,
+    since a fold of two malignant patients says little of it; the freedom of the sum is Welch and Satterthwaite's.
+    Without the K it would be LeDell's mean squared influence, biased downwards.
+    """
+    placed = [placements(label[fold == number], score[fold == number]) for number in np.unique(fold)]
+    parts = []
+    for of_class in zip(*placed, strict=True):
+        sizes = np.array([len(values) for values in of_class])
+        freedom = float(sizes.sum() - len(sizes))
+        squares = sum(float(np.sum((values - values.mean()) ** 2)) for values in of_class)
+        parts.append((squares / freedom * np.mean(1 / sizes) / len(sizes) if freedom else np.nan, freedom))
+    variance = sum(part for part, _ in parts)
+    if not variance > 0:
+        return float("nan"), float("nan")
+    return float(np.sqrt(variance)), float(variance**2 / sum(part**2 / freedom for part, freedom in parts))
 
 
 def _influence_error(label: Array, score: Array, fold: Array) -> float:
+    """LeDell et al. 2015: sqrt(mean over folds of the mean squared influence / N).
+
+    A patient's influence is (placement - AUC of the fold) / share of the patient's class among all N.
+    """
     prevalence, squares = label.mean(), []
     for number in np.unique(fold):
         malignant, benign = placements(label[fold == number], score[fold == number])

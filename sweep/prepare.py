@@ -68,15 +68,15 @@ def prepare_patches(settings: Settings) -> PatchStore:
 
 
 class _Stages:
-    """Logs the stages of long preparations, a line when one starts and every tenth of it."""
+    """Logs the stages of long preparations, a line when one starts and for every quarter of it."""
 
     def __init__(self) -> None:
         self._last = ("", -1)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        tenth = 10 * done // max(1, total)
-        if (stage, tenth) != self._last:
-            self._last = (stage, tenth)
+        quarter = 4 * done // max(1, total)
+        if (stage, quarter) != self._last:
+            self._last = (stage, quarter)
             log.info("%s: %d of %d", stage, done, total)
 
 

@@ -35,7 +35,8 @@ def test_auc_and_intervals_agree_with_the_golden_figures(shared: Path, name: str
     plain, logit = (metrics.auc_interval(label, score, scale) for scale in ("plain", "logit"))
     folds = metrics.mean_of_folds(label, score, fold)
     found = [plain.value, metrics.delong_variance(label, score), plain.low, plain.high, logit.low, logit.high]
-    found += [folds.value, folds.standard_error, folds.low, folds.high]
+    curve = folds.influence_curve
+    found += [folds.value, (curve.high - curve.low) / 2 / norm.ppf(0.975), curve.low, curve.high]
     np.testing.assert_allclose(found, expected.to_numpy(float), rtol=1e-9)
 
 
@@ -125,13 +126,28 @@ def test_the_warning_is_rare_without_and_sure_with_a_shift_of_one_standard_devia
     assert warned(1.0) > 0.95
 
 
-def test_the_influence_curve_interval_covers_with_five_and_fails_with_one_malignant_a_fold() -> None:
-    def coverage(per_fold: tuple[int, int]) -> float:
-        found = [metrics.mean_of_folds(*random_case(seed, per_fold=per_fold)) for seed in range(150)]
-        return float(np.mean([estimate.low <= 0.9 <= estimate.high for estimate in found]))
+@pytest.mark.parametrize("per_fold", [(2, 5), (5, 14)])
+def test_the_interval_covers_also_where_the_influence_curve_is_too_narrow(per_fold: tuple[int, int]) -> None:
+    found = [metrics.mean_of_folds(*random_case(seed, per_fold=per_fold)) for seed in range(300)]
+    ours, curve = (
+        np.mean([estimate.low <= 0.9 <= estimate.high for estimate in estimates])
+        for estimates in (found, [folds.influence_curve for folds in found])
+    )
+    assert ours > 0.90 - 4 * np.sqrt(0.9 * 0.1 / 300)
+    assert ours > curve
+    assert curve < 0.89 or per_fold != (2, 5)
 
-    assert coverage((5, 14)) > 0.85
-    assert coverage((1, 3)) < 0.80
+
+def test_large_folds_give_both_intervals() -> None:
+    """With many patients a fold, the pooled variance and the influence curve are the same to their bias of K/N."""
+    folds = metrics.mean_of_folds(*random_case(9, per_fold=(200, 560)))
+    curve = folds.influence_curve
+    assert folds.high - folds.low == pytest.approx(curve.high - curve.low, rel=0.01)
+
+
+def test_a_class_alone_in_every_fold_has_no_spread_to_measure() -> None:
+    folds = metrics.mean_of_folds(*random_case(10, per_fold=(1, 3)))
+    assert np.isnan([folds.low, folds.high]).all() and folds.value > 0.5
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from sweep.report import plots
+import sweep.report.plots as plots
 from sweep.report.summary import ENOUGH_TO_RANK
 from sweep.report.tables import RunTables
 from sweep.settings import flatten
