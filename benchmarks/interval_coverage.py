@@ -1,6 +1,8 @@
-"""How often 95 % intervals of the mean of folds' AUCs hold the truth: python benchmarks/interval_coverage.py [REPETITIONS]
+"""How often 95 % intervals of the mean of folds' AUCs hold the truth.
 
-Binormal scores, ten folds, 2.8 benign patients for each malignant one; half a patient means one more in every other fold.
+    python benchmarks/interval_coverage.py [REPETITIONS]
+
+Binormal scores, ten folds, 2.8 benign patients for each malignant one; half a patient is one more in every other fold.
 """
 
 import sys
