@@ -126,7 +126,8 @@ def _trainer(configuration: Configuration, checkpoint: EpochCheckpoint) -> pl.Tr
         devices=1,
         max_epochs=configuration.training.epochs,
         precision=configuration.training.precision,
-        deterministic=True,
+        # The ResNets are deterministic; some of timm's networks have no such backward on a GPU and would only raise.
+        deterministic="warn",
         callbacks=[checkpoint],
         logger=False,
         enable_checkpointing=False,
