@@ -109,7 +109,7 @@ def simulate_patient(seed: int, index: int, label: int) -> Patient:
     anatomy = draw_anatomy(features, generator)
     study = acquire_study(anatomy, generator)
     boxes = _draw_boxes(anatomy, study[0].grid, generator)
-    return Patient(f"S{index + 1:04d}", label, features, calls, anatomy, study, boxes)
+    return Patient(f"SYNTHETIC-{index + 1:04d}", label, features, calls, anatomy, study, boxes)
 
 
 def _draw_boxes(

@@ -25,7 +25,7 @@ def write_study(folder: Path, patient_id: str, study: list[Series], seed: int) -
     """Write every slice of a study into one folder under names that say nothing, series mixed."""
     folder.mkdir(parents=True)
     count = sum(len(series.pixels) for series in study)
-    numbers = iter(np.random.default_rng([seed, int(patient_id[1:]), 1]).permutation(count))
+    numbers = iter(np.random.default_rng([seed, int(patient_id.rpartition("-")[2]), 1]).permutation(count))
     for series_number, series in enumerate(study, start=1):
         dataset = _series_dataset(patient_id, series, seed)
         dataset.SeriesNumber = series_number

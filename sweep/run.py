@@ -47,7 +47,7 @@ def run_sweep(settings: Settings) -> int:
             write_tables(run, ledger, search.candidates)
         report = write_report(run.path)
         log.info("report: %s", report)
-        return _exit_code(search)
+        return exit_code(search)
 
 
 def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger, search: Search) -> None:
@@ -94,7 +94,7 @@ def _track_finished(tracker: Tracker, ledger: Ledger, candidate: Candidate) -> N
         tracker.finish_configuration(candidate.number, candidate.values, list(curves.values()), patients)
 
 
-def _exit_code(search: Search) -> int:
+def exit_code(search: Search) -> int:
     for candidate in search.candidates:
         for fold, reason in sorted(candidate.failures.items()):
             log.error("configuration %d failed at fold %d: %s", candidate.number, fold, reason)
