@@ -3,13 +3,10 @@
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
-import signal
 import tempfile
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +19,7 @@ from numpy.typing import NDArray
 from datasets.cohort import BOX, Cohort, CohortError, build_cohort, read_annotations
 from datasets.dicom import Progress, SliceHeader, list_files, read_pixels, read_series
 from datasets.geometry import Box, patch_to_channels, sample
+from datasets.workers import workers
 
 FORMAT_VERSION = 1
 SCALE_PERCENTILE = 99.0
@@ -110,9 +108,11 @@ def ingest(
         store = _store(cache, fingerprint.read_text())
         if store.folder.is_dir():
             return store
-    with _workers(processes, len(files)) as executor:
+    few = processes is None and len(files) < FEWEST_FILES_FOR_PROCESSES
+    with workers(1 if few else processes) as executor:
         series, skipped = read_series(files, executor, progress)
-        log.info("%d files, %d series; skipped: %s", len(files), len(series), dict(skipped) or "none")
+        left_out = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
+        log.info("%d files, %d series; skipped: %s", len(files), len(series), left_out or "none")
         cohort = build_cohort(series, table)
         _require_patients(cohort.lesions, cohort.excluded, annotations)
         digest = _digest(cohort, grid, _content_hashes(cohort, executor, progress))
@@ -122,25 +122,6 @@ def ingest(
     _require_patients(store.lesions, store.excluded, annotations)
     _remember(fingerprint, digest)
     return store
-
-
-@contextmanager
-def _workers(processes: int | None, files: int) -> Iterator[Executor]:
-    """Spawned processes, since forking is unsafe beside threads and Ray; one thread where they would not pay.
-
-    Ctrl-C reaches this process only, and drops the work that has not begun.
-    """
-    count = processes or os.cpu_count() or 1
-    executor: Executor
-    if count == 1 or (processes is None and files < FEWEST_FILES_FOR_PROCESSES):
-        executor = ThreadPoolExecutor(1)
-    else:
-        spawn, ignore_interrupt = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
-        executor = ProcessPoolExecutor(count, spawn, initializer=signal.signal, initargs=ignore_interrupt)
-    try:
-        yield executor
-    finally:
-        executor.shutdown(cancel_futures=True)
 
 
 def _fingerprint(root: Path, files: list[Path], annotations: Path, grid: PatchGrid) -> str:

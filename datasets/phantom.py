@@ -1,12 +1,8 @@
 """A synthetic cohort on disk: real DICOM MR files, annotations, Table 1's features and simulated readers."""
 
-import signal
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +13,7 @@ from datasets.phantom_anatomy import ABNORMAL, Anatomy, draw_anatomy
 from datasets.phantom_dicom import slice_uid, write_study
 from datasets.phantom_features import BENIGN_PATIENTS, MALIGNANT_PATIENTS, draw_calls, draw_features
 from datasets.phantom_series import Grid, Series, acquire_study
+from datasets.workers import workers
 
 README = """Synthetic data: no patient was imaged. Written by datasets/phantom.py, patients={patients} seed={seed}.
 dicom/           MR images of mathematical spines (sagittal T1W and T2W, axial T2W)
@@ -57,7 +54,7 @@ def write_phantom(
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-unfinished-", dir=folder.parent) as temporary:
         unfinished = Path(temporary, "phantom")
         rows = []
-        with _workers(processes) as pool:
+        with workers(processes) as pool:
             written = pool.map(partial(_write_patient, unfinished, seed), range(patients), labels)
             for done, row in enumerate(written, start=1):
                 rows.append(row)
@@ -67,17 +64,6 @@ def write_phantom(
             pd.concat(tables).to_csv(unfinished / f"{name}.csv", index=False)
         (unfinished / "README.txt").write_text(README.format(patients=patients, seed=seed))
         unfinished.rename(folder)
-
-
-@contextmanager
-def _workers(processes: int | None) -> Iterator[Executor]:
-    """Spawned processes that leave Ctrl-C to the caller; on an error the work not begun is dropped."""
-    ignore_interrupt = (signal.SIGINT, signal.SIG_IGN)
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), signal.signal, ignore_interrupt)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _check(folder: Path, patients: int, seed: int, processes: int | None) -> None:

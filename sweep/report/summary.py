@@ -76,7 +76,7 @@ def _dataset(run: RunTables) -> dict[str, int]:
         "malignant": malignant,
         "benign": len(labels) - malignant,
         "lesion_slices": len(run.cohort),
-        "exclusions": len(run.excluded),
+        "excluded_patients": int(run.excluded["patient_id"].nunique()),
         "folds": int(run.split["fold"].nunique()),
     }
 
