@@ -25,6 +25,10 @@ readers.csv      simulated readers, sensitivity and specificity from Yeh et al. 
 PHANTOM_VERSION = 1  # raised when the same (patients, seed) no longer gives the same bytes
 
 
+class PhantomError(ValueError):
+    """Arguments from which no phantom can be written; says what to write instead."""
+
+
 class Patient(NamedTuple):
     """One synthetic patient in memory."""
 
@@ -46,7 +50,7 @@ def write_phantom(
 ) -> None:
     """Write a cohort of `patients` to `folder`: the same bytes for the same (patients, seed).
 
-    `progress` is called with (patients written, patients). Raises ValueError for arguments that cannot work.
+    `progress` is called with (patients written, patients). Raises PhantomError for arguments that cannot work.
     """
     _check(folder, patients, seed, processes)
     labels = draw_labels(patients, seed)
@@ -68,15 +72,15 @@ def write_phantom(
 
 def _check(folder: Path, patients: int, seed: int, processes: int | None) -> None:
     if patients < 4:
-        raise ValueError(f"patients={patients}: a phantom needs both classes; write patients=4 or more")
+        raise PhantomError(f"patients={patients}: a phantom needs both classes; write patients=4 or more")
     if patients > 9999:
-        raise ValueError(f"patients={patients}: write patients=9999 or fewer")
+        raise PhantomError(f"patients={patients}: write patients=9999 or fewer")
     if seed < 0:
-        raise ValueError(f"seed={seed}: write a seed of 0 or more")
+        raise PhantomError(f"seed={seed}: write a seed of 0 or more")
     if processes is not None and processes < 1:
-        raise ValueError(f"processes={processes}: write processes=1 or more, or leave it out")
+        raise PhantomError(f"processes={processes}: write processes=1 or more, or leave it out")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists already: name a new or an empty folder")
+        raise PhantomError(f"{folder} exists already: name a new or an empty folder")
 
 
 def draw_labels(patients: int, seed: int) -> list[int]:

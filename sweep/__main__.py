@@ -57,7 +57,7 @@ def _sweep(overrides: Sequence[str]) -> int:
 
 
 def _phantom(folder: Path, options: Sequence[str]) -> int:
-    values = {"patients": 96, "seed": 2022}
+    values: dict[str, int] = default_settings()["data"]["phantom"]
     for option in options:
         key, _, value = option.partition("=")
         if key not in values or not value.isdecimal():
@@ -65,10 +65,7 @@ def _phantom(folder: Path, options: Sequence[str]) -> int:
         values[key] = int(value)
     from datasets.phantom import write_phantom
 
-    try:
-        write_phantom(folder, patients=values["patients"], seed=values["seed"])
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
+    write_phantom(folder, patients=values["patients"], seed=values["seed"])
     log.info("wrote a synthetic cohort of %d patients to %s", values["patients"], folder)
     return 0
 

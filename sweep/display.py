@@ -19,7 +19,7 @@ log = logging.getLogger("sweep")
 
 
 class Display:
-    """Progress of the folds of a sweep, redrawn at most twice a second."""
+    """Progress of the folds of a sweep, redrawn when told to."""
 
     def __init__(self, search: Search, total: int, epochs: Callable[[int, int], int]) -> None:
         """Args:
@@ -30,7 +30,6 @@ class Display:
         self._search, self._total, self._epochs = search, total, epochs
         self._started = time.monotonic()
         self._done_before = self._done()
-        self._drawn = 0.0
         self._console = Console()
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
 
@@ -43,12 +42,8 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live:
-            self._draw()
+            self.draw()
             self._live.stop()
-
-    def beat(self) -> None:
-        if self._live and time.monotonic() - self._drawn > 0.5:
-            self._draw()
 
     def finished(self, candidate: Candidate, fold: int) -> None:
         """Log the outcome of a fold; where the table shows it, to the log file alone."""
@@ -78,9 +73,9 @@ class Display:
         new = done - self._done_before
         return f", about {_clock(self._elapsed() / new * (total - done))} left" if new and done < total else ""
 
-    def _draw(self) -> None:
+    def draw(self) -> None:
+        """Show where the sweep is now, on a terminal."""
         if self._live:
-            self._drawn = time.monotonic()
             self._live.update(Group(self._table(self._search.candidates), Text(self.summary())), refresh=True)
 
     def _table(self, candidates: Sequence[Candidate]) -> Table:

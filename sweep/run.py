@@ -77,7 +77,7 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
                 write_tables(run, ledger, search.candidates)
 
         def beat() -> None:
-            display.beat()
+            display.draw()
             for candidate in search.candidates:
                 for fold in candidate.running:
                     tracker.follow(candidate.number, fold, ledger.curve(candidate.unit(fold)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -166,7 +167,7 @@ class Configuration(Section):
     cpus_per_fold: int
     seed: int
 
-    @property
+    @cached_property  # asked for with every look at a unit
     def digest(self) -> str:
         return digest(self.model_dump(mode="json"))
 

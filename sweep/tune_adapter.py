@@ -7,6 +7,7 @@ import os
 import signal
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from ray.tune.search import Searcher
 from sweep.ledger import Ledger, Unit
 from sweep.search import Candidate, Search
 from sweep.settings import Configuration, Resources, SettingsError
+
+SECONDS_BETWEEN_BEATS = 0.5
 
 
 class Workplace(BaseModel, frozen=True):
@@ -135,9 +138,12 @@ class _Heartbeat(Callback):
 
     def __init__(self, beat: Callable[[], None], stop: threading.Event) -> None:
         self._beat, self._stop = beat, stop
+        self._last = 0.0
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._beat()
+        if time.monotonic() - self._last >= SECONDS_BETWEEN_BEATS:
+            self._beat()
+            self._last = time.monotonic()
         if self._stop.is_set():
             raise KeyboardInterrupt
 
@@ -162,7 +168,7 @@ def run_units(
         workplace: folders that every worker sees.
         resources: CPUs and GPUs of a unit; several units share a GPU where its share is below one.
         on_event: called with the candidate and fold after each outcome.
-        beat: called several times a second, to show progress.
+        beat: called every SECONDS_BETWEEN_BEATS, to show progress.
     """
     _quiet()
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
