@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -203,6 +204,22 @@ def test_an_output_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "runs").touch()
     done = sweep(tmp_path)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and "runs" in done.stderr
+
+
+def test_a_failed_configuration_is_exit_code_1_and_named(workplace: Path) -> None:
+    diverging = [
+        "model.l2_weight=1e38",
+        "model.learning_rate=10",
+        "search/space=none",
+        "search.configurations=1",
+        "folds.count=2",
+    ]
+    tiny = [setting for setting in TINY if not setting.startswith(("search", "folds"))]
+    done = sweep(workplace, "name=fails", *tiny, *diverging)
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"configuration 0 failed at fold \d: training diverged", done.stderr)
+    assert pd.read_csv(workplace / "runs" / "fails" / "configurations.csv")["state"].tolist() == ["failed"]
+    assert "training diverged" in (workplace / "runs" / "fails" / "report.html").read_text()
 
 
 def test_two_sweeps_never_share_a_folder(workplace: Path, run: Path) -> None:
