@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -171,26 +171,31 @@ def run_units(
         beat: called every SECONDS_BETWEEN_BEATS, to show progress.
     """
     _quiet()
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     searcher = UnitSearcher(search, workplace, on_event)
-    try:
+    with _ray() as scratch, _stop_requested() as stop, suppress(KeyboardInterrupt):
         available = ray.cluster_resources()  # type: ignore[no-untyped-call]
         needed, slots = fold_resources(resources, available)
-        trainable = tune.with_resources(FoldTrainable, needed)
-        with _stop_requested() as stop, tempfile.TemporaryDirectory(prefix="sweep-tune-") as scratch:
-            tune.Tuner(
-                trainable,
-                tune_config=TuneConfig(
-                    search_alg=searcher, num_samples=-1, max_concurrent_trials=slots, reuse_actors=True
-                ),
-                run_config=RunConfig(name="units", storage_path=scratch, verbose=0, callbacks=[_Heartbeat(beat, stop)]),
-            ).fit()
-    except KeyboardInterrupt:
-        return
-    finally:
-        ray.shutdown()
-    if searcher.error:
+        tune.Tuner(
+            tune.with_resources(FoldTrainable, needed),
+            tune_config=TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=slots, reuse_actors=True),
+            run_config=RunConfig(name="units", storage_path=scratch, verbose=0, callbacks=[_Heartbeat(beat, stop)]),
+        ).fit()
+    if searcher.error and not stop.is_set():
         raise searcher.error
+
+
+@contextmanager
+def _ray() -> Iterator[str]:
+    """A local Ray, and a folder for what Tune keeps.
+
+    Tune's threads may still write into the folder after fit() has ended by an interruption, so it goes after Ray does.
+    """
+    with tempfile.TemporaryDirectory(prefix="sweep-tune-", ignore_cleanup_errors=True) as scratch:
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            yield scratch
+        finally:
+            ray.shutdown()
 
 
 @contextmanager
