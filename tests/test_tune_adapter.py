@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -36,8 +38,9 @@ class Sweep:
     ledger: Ledger
     search: Search
     events: list[tuple[int, int]] = field(default_factory=list)
+    after_fold: Callable[[], None] = lambda: None
 
-    def run(self, beat: Callable[[], None] = lambda: None) -> None:
+    def run(self) -> None:
         workplace = Workplace(
             ledger=self.ledger.folder,
             split=self.split,
@@ -45,10 +48,11 @@ class Sweep:
             store=self.store.folder,
             store_digest=self.store.digest,
         )
-        run_units(self.search, workplace, self.settings.resources, on_event=self.note, beat=beat)
+        run_units(self.search, workplace, self.settings.resources, on_event=self.note, beat=lambda: None)
 
     def note(self, candidate: Candidate, fold: int) -> None:
         self.events.append((candidate.number, fold))
+        self.after_fold()
 
 
 def open_sweep(folder: Path, overrides: Sequence[str] = ()) -> Sweep:
@@ -65,41 +69,55 @@ NARROW = ["search.space.input=null", "search.space.augmentation=null", "search.s
 ALL_UNITS = [(number, fold) for number in range(2) for fold in range(FOLDS)]
 
 
-def kill_a_worker() -> bool:
-    """One of this process's own, while it trains."""
+def training_workers() -> list[psutil.Process]:
+    """This process's own, and no other sweep's."""
+    found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             if " ".join(process.cmdline()).startswith("ray::ResourceTrainable.train"):
-                process.kill()
-                return True
-    return False
+                found.append(process)
+    return found
 
 
-def test_a_sweep_survives_an_interruption_and_a_killed_worker(tmp_path: Path) -> None:
+def kill_workers_in_mid_unit(sweep: Sweep) -> int:
+    """Stop all workers; kill them if each has an unfinished unit, else let them go on. Returns how many died."""
+    workers = training_workers()
+    for worker in workers:
+        worker.suspend()
+    units = [candidate.unit(fold) for candidate in sweep.search.candidates for fold in list(candidate.running)]
+    unfinished = [unit for unit in units if sweep.ledger.partial(unit).exists() and not sweep.ledger.is_done(unit)]
+    in_mid_unit = len(workers) == len(unfinished)
+    for worker in workers:
+        worker.kill() if in_mid_unit else worker.resume()
+    return len(workers) if in_mid_unit else 0
+
+
+def test_a_sweep_survives_an_interruption_and_killed_workers(tmp_path: Path) -> None:
     interrupted = open_sweep(tmp_path, NARROW)
-
-    def interrupt_after_the_first_fold() -> None:
-        if interrupted.events:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    interrupted.run(interrupt_after_the_first_fold)
+    interrupted.after_fold = lambda: os.kill(os.getpid(), signal.SIGINT) if len(interrupted.events) == 1 else None
+    interrupted.run()
     assert not interrupted.search.is_finished
     done = [unit for unit in ALL_UNITS if unit in interrupted.events]
     assert 1 <= len(done) < len(ALL_UNITS)
     kept = {unit: _times(interrupted, *unit) for unit in done}
 
     resumed = open_sweep_again(tmp_path)
-    killed: list[bool] = []
+    killed: list[int] = []
 
     def kill_once() -> None:
-        if not any(killed):
-            killed.append(kill_a_worker())
+        while not any(killed) and not resumed.search.is_finished:
+            with suppress(psutil.NoSuchProcess):
+                killed.append(kill_workers_in_mid_unit(resumed))
+            time.sleep(0.02)
 
-    resumed.run(kill_once)
+    killer = threading.Thread(target=kill_once)
+    killer.start()
+    resumed.run()
+    killer.join()
     assert any(killed) and resumed.search.is_finished
     assert all(candidate.is_complete for candidate in resumed.search.candidates)
     assert {unit: _times(resumed, *unit) for unit in done} == kept, "a finished fold was trained again"
-    assert sum(sum(candidate.tries.values()) for candidate in resumed.search.candidates) == 1
+    assert sum(sum(candidate.tries.values()) for candidate in resumed.search.candidates) == sum(killed)
 
     alone = tmp_path / "alone"
     first = resumed.search.candidates[0]
