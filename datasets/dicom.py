@@ -6,31 +6,28 @@ centre of the first pixel.
 """
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels.processing import apply_rescale
+
+from datasets.series_rules import SeriesRules, Trait, Weighting
 
 # pydicom's warnings about malformed values quote the value, which may be a name: none may reach a log.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
-Weighting = Literal["T1W", "T2W"]
 Progress = Callable[[str, int, int], None]
 """Called with the stage's name, what is done and the total."""
 
-# Spin-echo ranges in ms, wide enough for 1.5 T and 3 T protocols; outside them the description decides.
-T1W_REPETITION, T1W_ECHO = (200.0, 1000.0), (0.0, 30.0)
-T2W_REPETITION, T2W_ECHO = (1500.0, np.inf), (60.0, np.inf)
 PARALLEL_TOLERANCE = 1e-3  # largest difference of direction cosines within one stack
+SAME_POSITION = 0.01  # mm
 FILES_PER_TASK = 64
 
 _TAGS = [
@@ -42,10 +39,11 @@ _TAGS = [
 
 @dataclass(frozen=True, slots=True)
 class SliceHeader:
-    """Identity, geometry and contrast of one single-frame image."""
+    """Identity, geometry and contrast of one image, or of one frame of a multi-frame image."""
 
     path: Path = field(repr=False)
-    sop_instance_uid: str
+    frame: int | None  # index of the frame in a multi-frame image, None for a single-frame one
+    sop_instance_uid: str  # UID of a single-frame image; UID#N for frame N (from 1) of a multi-frame one
     series_instance_uid: str
     study_instance_uid: str
     frame_of_reference_uid: str
@@ -55,6 +53,8 @@ class SliceHeader:
     rows: int
     columns: int
     weighting: Weighting | None
+    traits: frozenset[Trait]
+    acquisition: str  # digest of what tells images at one position apart: echo, image type, repetition
 
     @property
     def normal(self) -> NDArray[np.float64]:
@@ -98,9 +98,27 @@ class Series:
         return self.slices[0].weighting
 
     @property
+    def traits(self) -> frozenset[Trait]:
+        return frozenset().union(*(header.traits for header in self.slices))
+
+    @property
+    def has_repeated_positions(self) -> bool:
+        """Whether two images lie at one place, so that neighbours cannot be told."""
+        return bool((np.diff(self.offsets) < SAME_POSITION).any())
+
+    @property
     def offsets(self) -> NDArray[np.float64]:
         """Position (slices,) of each slice along the common normal, mm, ascending."""
         return np.array([header.position for header in self.slices]) @ self.normal
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a folder holds."""
+
+    series: tuple[Series, ...]
+    skipped: Counter[str]  # how many files were left aside, by reason
+    conflicting: frozenset[str]  # SOPInstanceUIDs under which different images were found
 
 
 def list_files(root: Path, leave_out: Path) -> list[Path]:
@@ -113,14 +131,12 @@ def list_files(root: Path, leave_out: Path) -> list[Path]:
     return sorted(found)
 
 
-def read_series(
-    paths: list[Path], executor: Executor, progress: Progress | None = None
-) -> tuple[list[Series], Counter[str]]:
-    """Reads all headers and groups them; the counter says how many files were skipped and why."""
+def read_series(paths: list[Path], executor: Executor, rules: SeriesRules, progress: Progress | None = None) -> Reading:
+    """Reads all headers and groups them."""
     tasks = [paths[start : start + FILES_PER_TASK] for start in range(0, len(paths), FILES_PER_TASK)]
     headers: dict[str, SliceHeader] = {}
     skipped: Counter[str] = Counter()
-    for done, results in enumerate(executor.map(_read_headers, tasks), start=1):
+    for done, results in enumerate(executor.map(partial(_read_headers, rules), tasks), start=1):
         for result in results:
             if isinstance(result, str):
                 skipped[result] += 1
@@ -128,7 +144,7 @@ def read_series(
                 skipped["SOPInstanceUID read before"] += 1
         if progress:
             progress("headers", min(done * FILES_PER_TASK, len(paths)), len(paths))
-    return list(group_series(headers.values())), skipped
+    return Reading(tuple(group_series(headers.values())), skipped, frozenset())
 
 
 def group_series(headers: Iterable[SliceHeader]) -> Iterator[Series]:
@@ -148,53 +164,16 @@ def group_series(headers: Iterable[SliceHeader]) -> Iterator[Series]:
         yield Series(tuple(sorted(stack, key=lambda header: float(normal @ header.position))))
 
 
-def read_pixels(header: SliceHeader) -> NDArray[np.float32]:
-    """Image (rows, columns) after rescale slope and intercept.
-
-    Raises:
-        ValueError: the pixel data cannot be decoded or do not have the header's shape; says why, without the path.
-    """
-    syntax = "unknown transfer syntax"
-    try:
-        dataset = pydicom.dcmread(header.path)
-        syntax = dataset.file_meta.TransferSyntaxUID.name
-        pixels = apply_rescale(dataset.pixel_array, dataset)
-    except Exception as error:  # decoders raise whatever a damaged file provokes
-        raise ValueError(f"pixel data cannot be decoded ({syntax}, {type(error).__name__})") from error
-    if not np.isfinite(pixels).all():
-        raise ValueError("pixel data hold values that are not numbers")
-    if pixels.shape != (header.rows, header.columns):
-        raise ValueError(f"pixel data have shape {pixels.shape}, not {(header.rows, header.columns)} as before")
-    return np.asarray(pixels, dtype=np.float32)
-
-
-def classify_weighting(repetition_time: float | None, echo_time: float | None, description: str) -> Weighting | None:
-    """T1W or T2W by repetition and echo time (ms); by the description only where they do not decide."""
-    if repetition_time is not None and echo_time is not None:
-        if _within(repetition_time, T1W_REPETITION) and _within(echo_time, T1W_ECHO):
-            return "T1W"
-        if _within(repetition_time, T2W_REPETITION) and _within(echo_time, T2W_ECHO):
-            return "T2W"
-    named = set(re.findall(r"(?<![a-z0-9])t([12])(?![0-9])", description.lower()))
-    if len(named) != 1:
-        return None
-    return "T1W" if named == {"1"} else "T2W"
-
-
-def _within(value: float, limits: tuple[float, float]) -> bool:
-    return limits[0] <= value <= limits[1]
-
-
 def _parallel(first: SliceHeader, second: SliceHeader) -> bool:
     pairs = zip(first.orientation, second.orientation, strict=True)
     return all(abs(one - other) <= PARALLEL_TOLERANCE for one, other in pairs)
 
 
-def _read_headers(paths: list[Path]) -> list[SliceHeader | str]:
-    return [_read_header(path) for path in paths]
+def _read_headers(rules: SeriesRules, paths: list[Path]) -> list[SliceHeader | str]:
+    return [_read_header(path, rules) for path in paths]
 
 
-def _read_header(path: Path) -> SliceHeader | str:
+def _read_header(path: Path, rules: SeriesRules) -> SliceHeader | str:
     """The header, or why the file is skipped."""
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
@@ -203,17 +182,18 @@ def _read_header(path: Path) -> SliceHeader | str:
     except Exception:  # pydicom raises whatever a damaged file provokes
         return "unreadable header"
     try:
-        return _slice_header(path, dataset)
+        return _slice_header(path, dataset, rules)
     except Exception:  # an element is absent or malformed: reports, presentation states, multi-frame images
         return "not a single-frame image with a position"
 
 
-def _slice_header(path: Path, dataset: pydicom.Dataset) -> SliceHeader:
+def _slice_header(path: Path, dataset: pydicom.Dataset, rules: SeriesRules) -> SliceHeader:
     if int(dataset.get("NumberOfFrames") or 1) != 1:
         raise ValueError("multi-frame image")
     repetition_time, echo_time = (_optional_float(dataset.get(name)) for name in ("RepetitionTime", "EchoTime"))
     header = SliceHeader(
         path=path,
+        frame=None,
         sop_instance_uid=str(dataset.SOPInstanceUID),
         series_instance_uid=str(dataset.SeriesInstanceUID),
         study_instance_uid=str(dataset.StudyInstanceUID),
@@ -223,7 +203,9 @@ def _slice_header(path: Path, dataset: pydicom.Dataset) -> SliceHeader:
         pixel_spacing=_numbers(dataset.PixelSpacing, 2),
         rows=int(dataset.Rows),
         columns=int(dataset.Columns),
-        weighting=classify_weighting(repetition_time, echo_time, str(dataset.get("SeriesDescription") or "")),
+        weighting=rules.weighting(repetition_time, echo_time, str(dataset.get("SeriesDescription") or "")),
+        traits=frozenset(),
+        acquisition="",
     )
     if min(header.pixel_spacing) <= 0 or not np.isfinite(header.normal).all():
         raise ValueError("degenerate geometry")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
-from datasets.cohort import CohortError
+from datasets.annotations import CohortError
 
 FEWEST_IN_TRAINING = 2  # of a class: one to train on and one for the inner validation split
 

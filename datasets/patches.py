@@ -16,9 +16,12 @@ import pandas as pd
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from datasets.cohort import BOX, Cohort, CohortError, build_cohort, read_annotations
-from datasets.dicom import Progress, SliceHeader, list_files, read_pixels, read_series
+from datasets.annotations import BOX, CohortError, read_annotations
+from datasets.cohort import Cohort, build_cohort
+from datasets.dicom import Progress, SliceHeader, list_files, read_series
 from datasets.geometry import Box, patch_to_channels, sample
+from datasets.pixels import read_pixels
+from datasets.series_rules import SeriesRules
 from datasets.workers import workers
 
 FORMAT_VERSION = 1
@@ -110,10 +113,10 @@ def ingest(
             return store
     few = processes is None and len(files) < FEWEST_FILES_FOR_PROCESSES
     with workers(1 if few else processes) as executor:
-        series, skipped = read_series(files, executor, progress)
-        left_out = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
-        log.info("%d files, %d series; skipped: %s", len(files), len(series), left_out or "none")
-        cohort = build_cohort(series, table)
+        reading = read_series(files, executor, SeriesRules(), progress)
+        left_out = ", ".join(f"{count} {reason}" for reason, count in reading.skipped.items())
+        log.info("%d files, %d series; skipped: %s", len(files), len(reading.series), left_out or "none")
+        cohort = build_cohort(reading.series, table)
         _require_patients(cohort.lesions, cohort.excluded, annotations)
         digest = _digest(cohort, grid, _content_hashes(cohort, executor, progress))
         store = _store(cache, digest)

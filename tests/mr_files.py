@@ -12,7 +12,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 from scipy.spatial.transform import Rotation
 
-from datasets.dicom import Series, list_files, read_series
+from datasets.dicom import Reading, Series, list_files, read_series
+from datasets.series_rules import SeriesRules
 
 T1W = {"RepetitionTime": 400.0, "EchoTime": 15.0}
 T2W = {"RepetitionTime": 3200.0, "EchoTime": 90.0}
@@ -118,7 +119,11 @@ def annotation(patient: str, label: int, stack: Stack, index: int, box: tuple[fl
     return {"patient_id": patient, "label": label, "sop_instance_uid": stack.sop(index), **corners}
 
 
-def series_in(folder: Path) -> list[Series]:
-    """All series of a folder."""
+def read_folder(folder: Path) -> Reading:
+    """Everything in a folder, by the default rules."""
     with ThreadPoolExecutor(1) as executor:
-        return read_series(list_files(folder, leave_out=folder / "cache"), executor)[0]
+        return read_series(list_files(folder, leave_out=folder / "cache"), executor, SeriesRules())
+
+
+def series_in(folder: Path) -> list[Series]:
+    return list(read_folder(folder).series)

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datasets.cohort import LESION_COLUMNS, Cohort, CohortError, build_cohort, read_annotations
+from datasets.annotations import CohortError, read_annotations
+from datasets.cohort import LESION_COLUMNS, Cohort, build_cohort
 from tests.mr_files import Stack, annotation, series_in, study, tilted, write_stack
 
 BOX = (10.0, 12.0, 20.0, 22.0)

@@ -12,7 +12,9 @@ import pydicom
 import pytest
 from pydicom.uid import UID
 
-from datasets.dicom import classify_weighting, list_files, read_pixels, read_series
+from datasets.dicom import list_files, read_series
+from datasets.pixels import read_pixels
+from datasets.series_rules import SeriesRules
 from tests.mr_files import T1W, Stack, series_in, slice_dataset, study, tilted, write_stack
 
 sitk = pytest.importorskip("SimpleITK")
@@ -108,7 +110,8 @@ def test_foreign_files_are_skipped_and_counted(tmp_path: Path) -> None:
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe")
     with ThreadPoolExecutor(1) as executor:
-        series, skipped = read_series(list_files(tmp_path, leave_out=tmp_path / "cache"), executor)
+        reading = read_series(list_files(tmp_path, leave_out=tmp_path / "cache"), executor, SeriesRules())
+    series, skipped = reading.series, reading.skipped
     assert [len(one.slices) for one in series] == [t2.slices]
     assert skipped["not DICOM"] == 2
     assert skipped["SOPInstanceUID read before"] == 1
@@ -122,8 +125,8 @@ def test_spawned_processes_read_the_same_and_report_progress(tmp_path: Path) -> 
     seen: list[tuple[str, int, int]] = []
     files = list_files(tmp_path, leave_out=tmp_path / "cache")
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
-        series, _ = read_series(files, executor, lambda *step: seen.append(step))
-    assert series == series_in(tmp_path)
+        reading = read_series(files, executor, SeriesRules(), lambda *step: seen.append(step))
+    assert list(reading.series) == series_in(tmp_path)
     assert seen == [("headers", 64, 140), ("headers", 128, 140), ("headers", 140, 140)]
 
 
@@ -158,7 +161,7 @@ def test_series_of_several_orientations_becomes_several_stacks(tmp_path: Path) -
 def test_timing_decides_before_description(
     repetition_time: float | None, echo_time: float | None, description: str, expected: str | None
 ) -> None:
-    assert classify_weighting(repetition_time, echo_time, description) == expected
+    assert SeriesRules().weighting(repetition_time, echo_time, description) == expected
 
 
 def test_headers_hold_nothing_personal(shared: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from datasets.cohort import CohortError
+from datasets.annotations import CohortError
 from datasets.folds import inner_validation, make_split, read_split, shuffle_labels, split_digest
 
 

@@ -28,6 +28,7 @@ GEOMETRIES = [
 def header_of(stack: Stack, index: int) -> SliceHeader:
     return SliceHeader(
         path=Path("unused"),
+        frame=None,
         sop_instance_uid=stack.sop(index),
         series_instance_uid=stack.uid,
         study_instance_uid=stack.study,
@@ -38,6 +39,8 @@ def header_of(stack: Stack, index: int) -> SliceHeader:
         rows=stack.rows,
         columns=stack.columns,
         weighting=None,
+        traits=frozenset(),
+        acquisition="",
     )
 
 

@@ -14,7 +14,8 @@ import pytest
 from pydicom import dcmread
 from scipy import ndimage
 
-from datasets.cohort import LESION_COLUMNS, CohortError
+from datasets.annotations import CohortError
+from datasets.cohort import LESION_COLUMNS
 from datasets.patches import PatchStore, ingest
 from tests.mr_files import annotation, study, texture, write_stack
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from datasets.cohort import CohortError
+from datasets.annotations import CohortError
 from sweep.compose import load_settings
 from sweep.prepare import check_networks, prepare_split
 from sweep.run_folder import RunFolder
