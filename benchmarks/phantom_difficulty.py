@@ -25,7 +25,8 @@ from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
 from datasets.folds import make_split, shuffle_labels
-from datasets.patches import PatchStore, ingest
+from datasets.ingest import ingest
+from datasets.patches import PatchStore
 from datasets.phantom import write_phantom
 from lightning_modules.augmentation import (
     AffineRanges,
@@ -119,7 +120,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         phantom = Path(temporary, "phantom")
         write_phantom(phantom, options.patients, options.seed)
-        store = ingest(phantom / "dicom", phantom / "annotations.csv", Path(temporary, "cache"))
+        store = ingest(phantom / "dicom", phantom / "annotations.csv", Path(temporary, "cache")).store
         lesions = shuffle_labels(store.lesions, options.seed) if options.shuffle_labels else store.lesions
         split = make_split(lesions[["patient_id", "label"]].drop_duplicates("patient_id"), 10, seed=options.seed)
         compare(store, lesions.merge(split[["patient_id", "fold"]], on="patient_id"), options.steps)

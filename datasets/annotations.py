@@ -1,54 +1,122 @@
-"""annotations.csv to a table with one row per lesion slice."""
+"""annotations.csv to a table with one row per lesion slice, or per region to be cut into slices."""
 
+import csv
+import io
+import os
+import re
+import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-REQUIRED = ["patient_id", "label", "sop_instance_uid", "x_min", "y_min", "x_max", "y_max"]
-OPTIONAL = ["site", "t1_series_uid", "t2_series_uid"]
 BOX = ["x_min", "y_min", "x_max", "y_max"]
-LABELS = {"0": 0, "1": 1, "benign": 0, "malignant": 1}
+ALWAYS = ["patient_id", "label"]
+ON_SLICE = ["sop_instance_uid", *BOX]  # unless the row names a region
+COLUMNS = [*ALWAYS, *ON_SLICE, "site", "t1_series_uid", "t2_series_uid", "region", "segment"]
+LABELS = {"benign": 0, "malignant": 1}
+MARKUPS = ".json"  # how the name of a region ends that is no DICOM SEG
 
 
 class CohortError(ValueError):
     """Input from which no cohort can be made; names the file, the value and the remedy."""
 
 
-def read_annotations(path: Path) -> pd.DataFrame:
-    """Reads annotations.csv: all columns of REQUIRED and OPTIONAL, text where not a label (int) or coordinate (float).
+def quoted(text: str, longest: int = 60) -> str:
+    """Text of foreign origin for a message: its representation, cut."""
+    shown = repr(text)
+    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+
+
+def read_annotations(path: Path, labels: Mapping[str, int] = LABELS) -> pd.DataFrame:
+    """Reads annotations.csv: all of COLUMNS, text where not a label (int) or coordinate (float, NaN beside a region).
+
+    Values are separated by comma, semicolon or tab, whichever the header has most of. Texts lose surrounding blanks and
+    otherwise stay as they are; patient_id and site are brought to Unicode's normal form C, so that two spellings
+    that look the same are one. A region becomes its path, found from the CSV file's folder. `labels` maps label
+    texts, in any case, to 0 or 1; "0" and "1" need no entry.
 
     Raises:
-        CohortError: the file, a column or a value cannot be used.
+        CohortError: the file, a column or a value cannot be used, or a region's file does not exist.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        why = " ".join(str(error).split())
-        raise CohortError(f"{path}: cannot be read as CSV ({why}); give a comma-separated UTF-8 file") from error
-    missing = [column for column in REQUIRED if column not in table]
-    if missing:
-        raise CohortError(f"{path}: no column {', '.join(missing)}; the columns are {', '.join(map(str, table))}")
-    if table.empty:
-        raise CohortError(f"{path}: no rows; add a row for every lesion slice")
-    table = table.fillna("").reindex(columns=REQUIRED + OPTIONAL, fill_value="").map(str.strip)
-    for column in ("patient_id", "sop_instance_uid"):
-        _require(path, table[column], table[column] != "", "give a value")
-    labels = table["label"].str.lower().map(LABELS)
-    _require(path, table["label"], labels.notna(), "write 0 or benign, 1 or malignant")
-    numbers = table[BOX].apply(pd.to_numeric, errors="coerce").astype(float)
-    for column in BOX:
-        _require(path, table[column], np.isfinite(numbers[column]), "write a pixel coordinate")
+    codes = {"0": 0, "1": 1} | {_composed(text).casefold(): code for text, code in labels.items()}
+    table = _read_texts(path)
+    table[["patient_id", "site", "label"]] = table[["patient_id", "site", "label"]].map(_composed)
+    _require(path, table["patient_id"], table["patient_id"] != "", "give a value")
+    spellings = table.groupby(table["patient_id"].map(str.lower))["patient_id"]
+    same_spelling = table["patient_id"] == spellings.transform("first")
+    _require(path, table["patient_id"], same_spelling, "write it as above, in the same case, or rename one patient")
+    numbers = table["label"].map(str.casefold).map(codes)
+    known = ", ".join(" or ".join(text for text, code in codes.items() if code == label) for label in (0, 1))
+    _require(path, table["label"], numbers.notna(), f"write {known}")
+    coordinates = table[BOX].apply(pd.to_numeric, errors="coerce").astype(float)
+    good = np.isfinite(coordinates).assign(sop_instance_uid=table["sop_instance_uid"] != "")
+    drawn, remedies = table["region"] != "", dict.fromkeys(BOX, "write a pixel coordinate with a decimal point")
+    for column, remedy in ({"sop_instance_uid": "name a slice, or give a region"} | remedies).items():
+        _require(path, table[column], ~drawn | (table[column] == ""), "leave it empty where a region is given")
+        _require(path, table[column], drawn | good[column], remedy)
     _require(path, table["sop_instance_uid"], ~table.duplicated(), "remove the repeated row")
-    table[["label", *BOX]] = numbers.assign(label=labels.astype(int))[["label", *BOX]]
-    return table.astype({"label": int} | dict.fromkeys(BOX, float))
+    table = table.assign(label=numbers.astype(int), **coordinates, **_regions(path, table))
+    return table.reset_index(drop=True)
+
+
+def _read_texts(path: Path) -> pd.DataFrame:
+    """All of COLUMNS as text; the index is the line on which the row begins."""
+    rows = _read_rows(path)
+    _, header = rows.pop(0) if rows else (0, [])
+    if missing := [name for name in [*ALWAYS, *(ON_SLICE if "region" not in header else [])] if name not in header]:
+        found = ", ".join(map(quoted, header)) or "none"
+        raise CohortError(f"{path}: no column {', '.join(missing)}; the columns are {found}")
+    if twice := [name for name in COLUMNS if header.count(name) > 1]:
+        raise CohortError(f"{path}: several columns {', '.join(twice)}; remove all but one")
+    if not rows:
+        raise CohortError(f"{path}: no rows; add a row for every lesion slice")
+    if longer := [line for line, values in rows if any(values[len(header) :])]:
+        remedy = "write numbers with a decimal point, and texts that hold the separator in quotes"
+        raise CohortError(f"{path}, line {longer[0]}: cannot be read: more values than columns; {remedy}")
+    empty = dict.fromkeys(COLUMNS, "")
+    texts = {line: empty | dict(zip(header, values, strict=False)) for line, values in rows}
+    return pd.DataFrame(list(texts.values()), list(texts), COLUMNS, dtype=str)
+
+
+def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """The rows that are not blank, each with the line on which it begins."""
+    rows, line = [], 1
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        delimiter = max(",;\t", key=text.lstrip("\r\n").partition("\n")[0].count)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        for values in reader:
+            rows.append((line, [value.strip() for value in values]))
+            line = reader.line_num + 1
+    except (OSError, ValueError, csv.Error) as error:
+        why = f"line {line}: {error}" if isinstance(error, csv.Error) else " ".join(str(error).split())
+        raise CohortError(f"{path}: cannot be read as CSV ({why}); give a comma-separated UTF-8 file") from error
+    return [(line, values) for line, values in rows if any(values)]
+
+
+def _composed(text: str) -> str:
+    """Unicode's normal form C, without line ends and other characters that no table or log can hold in one cell."""
+    return unicodedata.normalize("NFC", re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text).strip())
+
+
+def _regions(path: Path, table: pd.DataFrame) -> dict[str, pd.Series]:
+    """The regions' paths, after checks of what belongs to them."""
+    region, segment = table["region"], table["segment"].str.removesuffix(".0")  # as pandas writes it between blanks
+    markups = region.str.lower().str.endswith(MARKUPS)
+    paths = region.map(lambda name: name and str(path.parent / name))
+    _require(path, region, (region == "") | paths.map(os.path.isfile), "name an existing file, from the CSV's folder")
+    numbered = segment.str.fullmatch("[1-9][0-9]{0,4}") & (region != "") & ~markups
+    named = ~markups | (table["t2_series_uid"] != "")
+    _require(path, table["segment"], (segment == "") | numbered, "write a number from 1, beside a DICOM SEG only")
+    _require(path, table["t2_series_uid"], named, "name the series on which the region was drawn")
+    return {"region": paths, "segment": segment}
 
 
 def _require(path: Path, values: pd.Series, good: Any, remedy: str) -> None:
     bad = np.flatnonzero(~np.asarray(good, dtype=bool))
     if bad.size:
-        first = int(bad[0])
-        raise CohortError(
-            f"{path}, line {first + 2}: {values.name} is {values.iloc[first]!r}; {remedy} ({bad.size} such rows)"
-        )
+        line, value = values.index[bad[0]], quoted(values.iloc[bad[0]])
+        raise CohortError(f"{path}, line {line}: {values.name} is {value}; {remedy} ({bad.size} such rows)")

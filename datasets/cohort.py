@@ -1,15 +1,19 @@
 """Annotations and series to cohort: six slices and a square box for every lesion slice, or the reason why not."""
 
-from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from datasets.annotations import BOX
-from datasets.dicom import Series, SliceHeader
+from datasets.dicom import Reading, Series, SliceHeader
 from datasets.geometry import Box, pixel_to_patient, project, square
+from datasets.ingest_rules import Leakage
+from datasets.leakage import SharedContent, contradictions, resolve
 
 LESION_COLUMNS = ["patient_id", "label", "site", "sop_instance_uid", "t1_series_uid", "t2_series_uid", *BOX]
 LESION_COLUMNS += ["box_side_mm", "note"]
@@ -17,10 +21,11 @@ EXCLUDED_COLUMNS = ["patient_id", "item", "reason", "remedy"]
 SINGLE_SLICE_DISTANCE = 4.0  # mm, the usual sagittal spine slice, where a series has one slice only
 SQUARE_TOLERANCE = 0.05  # pixels that a square box's edges may be off through rounding
 BEYOND_STACK = 0.6  # slice distances from the nearest slice; within a stack no point is farther than 0.5
+GAP = 1.5  # slice distances between two slices from which on one is missing between them
 
 Row = dict[Any, Any]
-Neighbours = tuple[SliceHeader, SliceHeader, SliceHeader]
-"""Previous, same and next slice along the normal."""
+Align = Callable[[Series, Series], Series]
+"""(T1W, T2W): the T1W series, its slices in order, moved into the T2W frame of reference; or raises ExclusionError."""
 
 
 class ExclusionError(Exception):
@@ -43,97 +48,131 @@ class Cohort:
     excluded: pd.DataFrame
 
 
-def build_cohort(series: Iterable[Series], annotations: pd.DataFrame) -> Cohort:
-    """Finds the slices of every annotated lesion; a patient with any problem is excluded whole.
+def build_cohort(
+    reading: Reading,
+    annotations: pd.DataFrame,
+    excluded: Sequence[Mapping[str, str]] = (),
+    *,
+    leakage: Leakage = "stop",
+    align: Align | None = None,
+) -> Cohort:
+    """Find the slices of every annotated lesion; a patient with any problem is excluded whole.
 
     Images belong to the patient whose annotated SOPInstanceUID lies in their study; PatientID plays no part.
+    `excluded` holds what is known before. With `align` the frames of reference of T1W and T2W may differ.
+
+    Raises:
+        LeakageError: several patients share a study or series, and `leakage` is to stop.
     """
-    index = _Index(series)
-    lesions: list[Row] = []
-    slices: list[tuple[SliceHeader, ...]] = []
-    excluded = _shared_studies(index, annotations)
-    leaking = {problem["patient_id"] for problem in excluded}
-    for patient, rows in annotations.groupby("patient_id", sort=False):
-        problems = _contradictions(rows)
-        found: list[tuple[Row, tuple[SliceHeader, ...]]] = []
-        for row in rows.to_dict("records"):
-            try:
-                found.append(_lesion(row, index))
-            except ExclusionError as problem:
-                problems.append(problem.row)
-        excluded += [{"patient_id": patient, **problem} for problem in problems]
-        if not problems and patient not in leaking:
-            lesions += [lesion for lesion, _ in found]
-            slices += [images for _, images in found]
+    index, annotations = _Index(reading), annotations.reset_index(drop=True)
+    usable, leaking = resolve(annotations, _shared_content(index, annotations), leakage)
+    names = dict(zip(annotations.loc[usable.index, "patient_id"], usable["patient_id"], strict=True))
+    earlier = [{**row, "patient_id": names.get(row["patient_id"], row["patient_id"])} for row in excluded]
+    problems = [*earlier, *leaking, *contradictions(usable)]
+    found: list[tuple[Row, tuple[SliceHeader, ...]]] = []
+    for row in usable.drop_duplicates().to_dict("records"):
+        try:
+            found.append(_lesion_row(row, index, align))
+        except ExclusionError as problem:
+            problems.append({"patient_id": row["patient_id"], **problem.row})
+    out = {problem["patient_id"] for problem in problems}
+    kept = [(row, slices) for row, slices in found if row["patient_id"] not in out]
     return Cohort(
-        pd.DataFrame(lesions, columns=LESION_COLUMNS), tuple(slices), pd.DataFrame(excluded, columns=EXCLUDED_COLUMNS)
+        pd.DataFrame([row for row, _ in kept], columns=LESION_COLUMNS),
+        tuple(slices for _, slices in kept),
+        pd.DataFrame(problems, columns=EXCLUDED_COLUMNS).drop_duplicates(ignore_index=True),
     )
 
 
-class _Index:
-    """Series by slice, by their UID and by study."""
+def series_pairs(reading: Reading, annotations: pd.DataFrame) -> list[tuple[Series, Series]]:
+    """The distinct pairs of T1W and T2W series that `build_cohort` hands to `align`."""
+    index, pairs = _Index(reading), {}
+    for row in annotations.to_dict("records"):
+        with suppress(ExclusionError):
+            lesion = _annotated_lesion(row, index)
+            t1 = _t1_series(row, lesion, index)
+            pairs[id(t1), id(lesion.t2)] = t1, lesion.t2
+    return list(pairs.values())
 
-    def __init__(self, series: Iterable[Series]) -> None:
+
+class _Index:
+    """What was read: series by slice, by their UID and by study, and the UIDs of conflicting images."""
+
+    def __init__(self, reading: Reading) -> None:
         self.of_slice: dict[str, tuple[Series, int]] = {}
         self.of_uid: dict[str, list[Series]] = {}
         self.of_study: dict[str, list[Series]] = {}
-        for one in series:
+        self.conflicting = reading.conflicting
+        for one in reading.series:
             self.of_uid.setdefault(one.uid, []).append(one)
             self.of_study.setdefault(one.study_uid, []).append(one)
             self.of_slice |= {header.sop_instance_uid: (one, place) for place, header in enumerate(one.slices)}
 
+    def require_unambiguous(self, sop_instance_uid: str) -> None:
+        if sop_instance_uid in self.conflicting:
+            reason, remedy = "different images have this SOPInstanceUID", "leave the wrong one out of the folder"
+            raise ExclusionError(sop_instance_uid, reason, remedy)
 
-def _contradictions(rows: pd.DataFrame) -> list[Row]:
-    """A patient has one label and one site, and one box on a slice."""
-    several = [column for column in ("label", "site") if rows[column].nunique() > 1]
-    remedy = "correct the annotations so that all rows of the patient agree"
-    twice = rows.loc[rows.duplicated("sop_instance_uid"), "sop_instance_uid"].unique()
-    return [
-        {"item": uid, "reason": "several boxes on one slice", "remedy": "keep one row for each slice"} for uid in twice
-    ] + [
-        {"item": column, "reason": f"several values: {', '.join(map(str, rows[column].unique()))}", "remedy": remedy}
-        for column in several
+
+@dataclass(frozen=True)
+class _Lesion:
+    """A box drawn on one slice of a T2W series."""
+
+    t2: Series
+    place: int
+    box: Box
+
+    @property
+    def header(self) -> SliceHeader:
+        return self.t2.slices[self.place]
+
+
+def _shared_content(index: _Index, annotations: pd.DataFrame) -> list[SharedContent]:
+    """Studies under several patients, and series where their studies do not tell already."""
+    users: dict[str, dict[str, dict[str, None]]] = {"study": {}, "series": {}}
+    for row in annotations.to_dict("records"):
+        named = [index.of_slice[sop][0]] if (sop := row["sop_instance_uid"]) in index.of_slice else []
+        for series in (*named, *index.of_uid.get(row["t1_series_uid"], ())):
+            for kind, uid in (("study", series.study_uid), ("series", series.uid)):
+                users[kind].setdefault(uid, {})[row["patient_id"]] = None
+    shared = [
+        SharedContent(uid, kind, tuple(patients))
+        for kind in users
+        for uid, patients in users[kind].items()
+        if len(patients) > 1
     ]
+    known = {case.patients for case in shared if case.kind == "study"}
+    return [case for case in shared if case.kind == "study" or case.patients not in known]
 
 
-def _shared_studies(index: _Index, annotations: pd.DataFrame) -> list[Row]:
-    """One study under two patient identifiers would put the same person in two folds."""
-    known = annotations[[uid in index.of_slice for uid in annotations["sop_instance_uid"]]]
-    studies = [index.of_slice[uid][0].study_uid for uid in known["sop_instance_uid"]]
-    pairs = known.assign(study=studies)[["patient_id", "study"]].drop_duplicates()
-    shared = pairs[pairs.duplicated("study", keep=False)]
-    reason, remedy = "study annotated under several patient_id", "give all rows of a person the same patient_id"
-    return [
-        {"patient_id": pair.patient_id, "item": pair.study, "reason": reason, "remedy": remedy}
-        for pair in shared.itertuples()
-    ]
-
-
-def _lesion(row: Row, index: _Index) -> tuple[Row, tuple[SliceHeader, ...]]:
-    t2, place = _annotated_slice(row, index)
-    header = t2.slices[place]
-    drawn = Box(*(row[column] for column in BOX))
-    _check_box(drawn, header)
-    box, side = square(drawn, header.pixel_spacing)
-    t1 = _t1_series(row, t2, index)
-    t2_slices, t2_note = _neighbours(t2, place)
-    t1_slices, t1_note = _nearest(t1, t2, t2_slices, box)
-    if not _inside(drawn, header, t1_slices[1]):
-        raise ExclusionError(t1.uid, "the box lies outside the T1W image", "choose a T1W series that covers the lesion")
-    squared = "" if np.allclose(astuple(box), astuple(drawn), rtol=0, atol=SQUARE_TOLERANCE) else "box made square"
+def _lesion_row(row: Row, index: _Index, align: Align | None) -> tuple[Row, tuple[SliceHeader, ...]]:
+    lesion = _annotated_lesion(row, index)
+    t2 = lesion.t2
+    t1 = _t1_series(row, lesion, index)
+    if align:
+        t1 = align(t1, t2)
+    elif not _share_frame(t1, t2):
+        remedy = "write data.registration=rigid, or name a T1W series of the same examination in t1_series_uid"
+        raise ExclusionError(t1.uid, "T1W and T2W do not share a frame of reference", remedy)
+    slices, neighbours_note = _slices(t1, lesion)
+    for header in slices:
+        index.require_unambiguous(header.sop_instance_uid)
+    box, side = square(lesion.box, lesion.header.pixel_spacing)
+    was_square = max(lesion.box.x_min - box.x_min, lesion.box.y_min - box.y_min) <= SQUARE_TOLERANCE
     values = {
         **{column: row[column] for column in ("patient_id", "label", "site", "sop_instance_uid")},
         "t1_series_uid": t1.uid,
         "t2_series_uid": t2.uid,
         "box_side_mm": side,
         **{column: getattr(box, column) for column in BOX},
-        "note": "; ".join(note for note in (squared, t2_note, t1_note) if note),
+        "note": "; ".join(filter(None, ("" if was_square else "box made square", neighbours_note))),
     }
-    return values, (*t1_slices, *t2_slices)
+    return values, slices
 
 
-def _annotated_slice(row: Row, index: _Index) -> tuple[Series, int]:
+def _annotated_lesion(row: Row, index: _Index) -> _Lesion:
     sop = row["sop_instance_uid"]
+    index.require_unambiguous(sop)
     if sop not in index.of_slice:
         remedy = "add its DICOM file to the folder or correct sop_instance_uid"
         raise ExclusionError(sop, "no readable image has this SOPInstanceUID", remedy)
@@ -141,72 +180,152 @@ def _annotated_slice(row: Row, index: _Index) -> tuple[Series, int]:
     if row["t2_series_uid"] not in ("", t2.uid):
         remedy = "correct t2_series_uid or leave it empty"
         raise ExclusionError(sop, f"the slice belongs to series {t2.uid}, not to t2_series_uid", remedy)
-    if not t2.is_sagittal or t2.weighting == "T1W":
-        found = "T1W" if t2.is_sagittal else "not sagittal"
-        raise ExclusionError(sop, f"the annotated slice is {found}", "annotate a slice of a sagittal T2W series")
-    return t2, place
+    remedy = "annotate a slice of the plain sagittal T2W series"
+    if not t2.is_sagittal:
+        raise ExclusionError(sop, "the annotated slice is not sagittal", remedy)
+    unfit = sorted(t2.traits | ({"T1W"} if t2.weighting == "T1W" else set()))
+    if unfit and not row["t2_series_uid"]:
+        remedy += f", or write {t2.uid} in t2_series_uid to use it all the same"
+        raise ExclusionError(sop, f"the annotated slice is not of a plain T2W series but {', '.join(unfit)}", remedy)
+    _require_distinct_positions(t2)
+    lesion = _Lesion(t2, place, Box(*(row[column] for column in BOX)))
+    _check_box(lesion.box, lesion.header)
+    return lesion
+
+
+def _require_distinct_positions(series: Series) -> None:
+    if series.has_repeated_positions:
+        remedy = "leave one image of each position in the folder, or annotate or name another series"
+        raise ExclusionError(series.uid, "several images at one position", remedy)
 
 
 def _check_box(box: Box, header: SliceHeader) -> None:
     drawn = f"box x {box.x_min:g} to {box.x_max:g}, y {box.y_min:g} to {box.y_max:g}"
     if box.x_max <= box.x_min or box.y_max <= box.y_min:
         raise ExclusionError(header.sop_instance_uid, f"{drawn} is empty or reversed", "redraw the box")
-    if not _inside(box, header, header):
+    if not _inside(np.array([[box.x_min, box.x_max], [box.y_min, box.y_max]]), header):
         image = f"the image of {header.columns} columns and {header.rows} rows"
         raise ExclusionError(
             header.sop_instance_uid, f"{drawn} lies outside {image}", "redraw the box in pixels of the slice"
         )
 
 
-def _t1_series(row: Row, t2: Series, index: _Index) -> Series:
-    wanted, frame = row["t1_series_uid"], t2.frame_of_reference_uid
-    choose = "name the right series in t1_series_uid"
-    if wanted:
-        candidates = [one for one in index.of_uid.get(wanted, []) if one.is_sagittal]
-    else:
-        candidates = [one for one in index.of_study[t2.study_uid] if one.is_sagittal and one.weighting == "T1W"]
-    if not candidates:
-        item, where = (wanted, "of t1_series_uid") if wanted else (t2.study_uid, "in the study")
-        raise ExclusionError(item, f"no sagittal T1W series {where}", f"add its DICOM files or {choose}")
-    aligned = [one for one in candidates if frame and one.frame_of_reference_uid == frame]
-    if not aligned:
-        reason = "T1W and T2W do not share a frame of reference"
-        raise ExclusionError(candidates[0].uid, reason, "name a T1W series of the same examination in t1_series_uid")
-    if len(aligned) > 1:
-        uids = ", ".join(sorted(one.uid for one in aligned))
-        raise ExclusionError(t2.study_uid, f"several sagittal T1W series: {uids}", choose)
-    return aligned[0]
+def _t1_series(row: Row, lesion: _Lesion, index: _Index) -> Series:
+    """The named series, else the only plain sagittal T1W one of the study.
+
+    Of several, and of several stacks of one series, those in the T2W frame of reference come first, then those that
+    cover the lesion.
+    """
+    t2 = lesion.t2
+    candidates = _named_t1(row, t2, index) if row["t1_series_uid"] else _plain_t1(t2, index)
+    aligned = [one for one in candidates if _share_frame(one, t2)]
+    covering = [one for one in aligned if _covers(one, lesion)] if len(aligned) > 1 else []
+    fitting = covering or aligned or candidates
+    if len(fitting) > 1:
+        one_uid = len({one.uid for one in fitting}) == 1
+        remedy = "leave only one of its stacks in the folder" if one_uid else "write the right one in t1_series_uid"
+        raise ExclusionError(t2.study_uid, f"several sagittal T1W series: {_listed(fitting)}", remedy)
+    _require_distinct_positions(fitting[0])
+    return fitting[0]
 
 
-def _neighbours(series: Series, place: int) -> tuple[Neighbours, str]:
-    last = len(series.slices) - 1
-    previous, following = max(place - 1, 0), min(place + 1, last)
-    note = "T2W edge slice repeated" if previous == place or following == place else ""
-    return (series.slices[previous], series.slices[place], series.slices[following]), note
+def _named_t1(row: Row, t2: Series, index: _Index) -> list[Series]:
+    named = [one for one in index.of_uid.get(row["t1_series_uid"], ()) if one is not t2 and one.is_sagittal]
+    if not named:
+        reason = "no sagittal series beside the T2W one has this UID of t1_series_uid"
+        raise ExclusionError(row["t1_series_uid"], reason, "add its DICOM files or correct t1_series_uid")
+    return named
 
 
-def _nearest(t1: Series, t2: Series, t2_slices: Neighbours, box: Box) -> tuple[Neighbours, str]:
-    """For each T2W slice the T1W slice nearest to the box's centre in it, along the T1W normal."""
-    centres = [project(t2_slices[1], header) @ (*box.centre, 1.0) for header in t2_slices]
-    points = np.array([pixel_to_patient(header) @ centre for header, centre in zip(t2_slices, centres, strict=True)])
-    distances = np.abs((points @ t1.normal)[:, None] - t1.offsets)  # (3, T1W slices) mm
-    away, t1_distance = distances.min(axis=1), _slice_distance(t1)
-    if away[1] > max(t1_distance, _slice_distance(t2)):
-        reason = f"the lesion slice lies {away[1]:.1f} mm from the nearest T1W slice"
-        raise ExclusionError(t1.uid, reason, "choose a T1W series that covers the lesion")
-    previous, same, following = (t1.slices[int(place)] for place in distances.argmin(axis=1))
-    note = f"nearest T1W slice {away.max():.1f} mm away" if away.max() > BEYOND_STACK * t1_distance else ""
-    return (previous, same, following), note
+def _plain_t1(t2: Series, index: _Index) -> list[Series]:
+    others = [one for one in index.of_study[t2.study_uid] if one.uid != t2.uid and "localizer" not in one.traits]
+    sagittal = [one for one in others if one.weighting in ("T1W", None) and one.is_sagittal]
+    weighted = [one for one in sagittal if one.weighting]
+    plain = [one for one in weighted if not one.traits]
+    if plain:
+        return plain
+    reason = "no plain sagittal T1W series in the study"
+    for what, series in (("", weighted), ("of unknown weighting: ", [one for one in sagittal if not one.weighting])):
+        reason += f"; {what}{_listed(series)}" if series else ""
+    raise ExclusionError(
+        t2.study_uid, reason, "add its DICOM files, or write the UID of the one to use in t1_series_uid"
+    )
 
 
-def _slice_distance(series: Series) -> float:
-    """Usual distance between the slices of a series in mm."""
-    return float(np.median(np.diff(series.offsets))) if len(series.slices) > 1 else SINGLE_SLICE_DISTANCE
+def _listed(series: list[Series]) -> str:
+    """UIDs with traits and number of slices."""
+    texts = [f"{one.uid} ({', '.join([*sorted(one.traits), f'{len(one.slices)} slices'])})" for one in series]
+    return ", ".join(sorted(texts))
 
 
-def _inside(box: Box, drawn_on: SliceHeader, header: SliceHeader) -> bool:
-    """Whether the corners of a box drawn on one slice lie within the pixels of another."""
+def _share_frame(t1: Series, t2: Series) -> bool:
+    return t1.frame_of_reference_uid == t2.frame_of_reference_uid != ""
+
+
+def _covers(t1: Series, lesion: _Lesion) -> bool:
+    with suppress(ExclusionError):
+        _covering_slice(t1, lesion)
+        return True
+    return False
+
+
+def _covering_slice(t1: Series, lesion: _Lesion) -> int:
+    """Place of the T1W slice nearest to the lesion, which must show the whole box."""
+    away = np.abs(t1.offsets - _centre(lesion) @ t1.normal)
+    place = int(away.argmin())
+    remedy = "choose a T1W series that covers the lesion"
+    if away[place] > max(_slice_distance(t1.offsets), _slice_distance(lesion.t2.offsets)):
+        raise ExclusionError(t1.uid, f"the lesion slice lies {away[place]:.1f} mm from the nearest T1W slice", remedy)
+    box, header = lesion.box, t1.slices[place]
     corners = np.array([[x, y, 1.0] for x in (box.x_min, box.x_max) for y in (box.y_min, box.y_max)])
-    x, y, _ = project(drawn_on, header) @ corners.T
-    size_x, size_y = header.columns - 0.5, header.rows - 0.5
-    return bool(min(x.min(), y.min()) >= -0.5 and x.max() <= size_x and y.max() <= size_y)
+    if not _inside((project(lesion.header, header) @ corners.T)[:2], header):
+        raise ExclusionError(t1.uid, "the box lies outside the T1W image", remedy)
+    return place
+
+
+def _centre(lesion: _Lesion) -> NDArray[np.float64]:
+    """The box's centre (3,) in patient coordinates, mm."""
+    centre: NDArray[np.float64] = pixel_to_patient(lesion.header) @ (*lesion.box.centre, 1.0)
+    return centre
+
+
+def _slices(t1: Series, lesion: _Lesion) -> tuple[tuple[SliceHeader, ...], str]:
+    """Three T1W slices, three T2W slices and a note.
+
+    The T1W slices are those nearest to the box's centre in the T2W slices, moved along the T2W normal from slice to
+    slice; at the edge of a stack, and at a gap in it, the last slice is repeated.
+    """
+    t2, place = lesion.t2, lesion.place
+    first, last = _unbroken(t2.offsets, place)
+    t2_places = [max(place - 1, first), place, min(place + 1, last)]
+    steps = t2.offsets[t2_places] - t2.offsets[place]  # mm
+    targets = _centre(lesion) @ t1.normal + steps * (t2.normal @ t1.normal)  # mm along the T1W normal
+    t1_first, t1_last = _unbroken(t1.offsets, _covering_slice(t1, lesion))
+    distances = np.abs(targets[:, None] - t1.offsets[t1_first : t1_last + 1])  # (3, T1W slices) mm
+    t1_places, away = t1_first + distances.argmin(axis=1), float(distances.min(axis=1).max())
+    notes = []
+    if len(set(t2_places)) < 3:
+        edge = place in (0, len(t2.slices) - 1)
+        notes.append("T2W edge slice repeated" if edge else "T2W slice repeated at a gap")
+    if away > BEYOND_STACK * _slice_distance(t1.offsets):
+        notes.append(f"nearest T1W slice {away:.1f} mm away")
+    return (*(t1.slices[one] for one in t1_places), *(t2.slices[one] for one in t2_places)), "; ".join(notes)
+
+
+def _unbroken(offsets: NDArray[np.float64], place: int) -> tuple[int, int]:
+    """First and last of the slices around one that no gap separates from it."""
+    gaps = np.flatnonzero(np.diff(offsets) > GAP * _slice_distance(offsets))
+    return int(gaps[gaps < place].max(initial=-1)) + 1, int(gaps[gaps >= place].min(initial=len(offsets) - 1))
+
+
+def _slice_distance(offsets: NDArray[np.float64]) -> float:
+    """Usual distance between the slices of a series in mm: the median, of two in the middle the lower."""
+    if len(offsets) == 1:
+        return SINGLE_SLICE_DISTANCE
+    return float(np.sort(np.diff(offsets))[len(offsets) // 2 - 1])
+
+
+def _inside(points: NDArray[np.float64], header: SliceHeader) -> bool:
+    """Whether points (2, N), x and y, lie within the pixels of an image."""
+    edges = np.array([[header.columns], [header.rows]]) - 0.5
+    return bool((points >= -0.5).all() and (points <= edges).all())

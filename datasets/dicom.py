@@ -1,71 +1,40 @@
-"""DICOM files to series: headers first, slices in order along the normal, pixels on demand.
+"""A folder of DICOM files to series: headers, slices in order along the normal, duplicates told from conflicts.
 
-Nothing that identifies a person leaves this file: no names, dates or free text, only UIDs, geometry and timing.
-Coordinates are DICOM patient coordinates (LPS) in mm; pixel coordinates are (x = column, y = row), 0 at the
-centre of the first pixel.
+Coordinates are DICOM patient coordinates (LPS) in mm.
 """
 
+import filecmp
 import os
+import stat
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from pydicom.errors import InvalidDicomError
 
+from datasets.headers import SkipError, SliceHeader, read_headers
+from datasets.pixels import read_pixels
 from datasets.series_rules import SeriesRules, Trait, Weighting
 
-# pydicom's warnings about malformed values quote the value, which may be a name: none may reach a log.
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+__all__ = ["Progress", "Reading", "Series", "SliceHeader", "group_series", "list_files", "read_series"]
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage's name, what is done and the total."""
 
 PARALLEL_TOLERANCE = 1e-3  # largest difference of direction cosines within one stack
+SPACING_TOLERANCE = 1e-3  # largest relative difference of pixel spacings within one stack
+STATION_SHIFT = 50.0  # mm across the normal from which on slices belong to another station of the table
 SAME_POSITION = 0.01  # mm
 FILES_PER_TASK = 64
 
-_TAGS = [
-    *("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "NumberOfFrames"),
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"),
-    *("RepetitionTime", "EchoTime", "SeriesDescription"),
-]
 
-
-@dataclass(frozen=True, slots=True)
-class SliceHeader:
-    """Identity, geometry and contrast of one image, or of one frame of a multi-frame image."""
-
-    path: Path = field(repr=False)
-    frame: int | None  # index of the frame in a multi-frame image, None for a single-frame one
-    sop_instance_uid: str  # UID of a single-frame image; UID#N for frame N (from 1) of a multi-frame one
-    series_instance_uid: str
-    study_instance_uid: str
-    frame_of_reference_uid: str
-    position: tuple[float, ...]  # of the first pixel's centre (x, y, z), mm
-    orientation: tuple[float, ...]  # direction of a row (x, y, z), then of a column (x, y, z)
-    pixel_spacing: tuple[float, ...]  # mm between rows, between columns
-    rows: int
-    columns: int
-    weighting: Weighting | None
-    traits: frozenset[Trait]
-    acquisition: str  # digest of what tells images at one position apart: echo, image type, repetition
-
-    @property
-    def normal(self) -> NDArray[np.float64]:
-        """Unit vector (3,) across the slice, towards the patient's left, back or head, whichever is nearest."""
-        across = np.cross(self.orientation[:3], self.orientation[3:])
-        along_nearest_axis = across[np.abs(across).argmax()]
-        unit: NDArray[np.float64] = across / np.copysign(np.linalg.norm(across), along_nearest_axis)
-        return unit
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Series:
     """Parallel slices of one series, sorted along their common normal; sagittal ones from right to left."""
 
@@ -83,7 +52,7 @@ class Series:
     def frame_of_reference_uid(self) -> str:
         return self.slices[0].frame_of_reference_uid
 
-    @property
+    @cached_property
     def normal(self) -> NDArray[np.float64]:
         """Unit vector (3,) across the slices, in the direction of their order."""
         return self.slices[0].normal
@@ -97,7 +66,7 @@ class Series:
     def weighting(self) -> Weighting | None:
         return self.slices[0].weighting
 
-    @property
+    @cached_property
     def traits(self) -> frozenset[Trait]:
         return frozenset().union(*(header.traits for header in self.slices))
 
@@ -106,7 +75,7 @@ class Series:
         """Whether two images lie at one place, so that neighbours cannot be told."""
         return bool((np.diff(self.offsets) < SAME_POSITION).any())
 
-    @property
+    @cached_property
     def offsets(self) -> NDArray[np.float64]:
         """Position (slices,) of each slice along the common normal, mm, ascending."""
         return np.array([header.position for header in self.slices]) @ self.normal
@@ -118,106 +87,147 @@ class Reading:
 
     series: tuple[Series, ...]
     skipped: Counter[str]  # how many files were left aside, by reason
-    conflicting: frozenset[str]  # SOPInstanceUIDs under which different images were found
+    conflicting: frozenset[str]  # SliceHeader.sop_instance_uid under which different images were found
 
 
 def list_files(root: Path, leave_out: Path) -> list[Path]:
-    """Every regular file below a folder, sorted, the folder `leave_out` apart."""
+    """Every regular file below a folder, sorted, the folder `leave_out` apart; links are followed, each folder once."""
     found: list[Path] = []
-    leave_out = leave_out.resolve()
-    for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if Path(folder, name).resolve() != leave_out]
-        found += [path for name in names if (path := Path(folder, name)).is_file()]
+    seen = {_identity(leave_out)}
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders.sort()
+        identity = _identity(Path(folder))
+        if identity in seen:
+            folders.clear()
+            continue
+        seen.add(identity)
+        found += [path for name in names if _is_regular(path := Path(folder, name))]
     return sorted(found)
 
 
 def read_series(paths: list[Path], executor: Executor, rules: SeriesRules, progress: Progress | None = None) -> Reading:
-    """Reads all headers and groups them."""
+    """Reads all headers and groups them.
+
+    Of files that hold the same image one is kept. Of different images under one UID one is kept for each place.
+    """
     tasks = [paths[start : start + FILES_PER_TASK] for start in range(0, len(paths), FILES_PER_TASK)]
-    headers: dict[str, SliceHeader] = {}
+    images: dict[str, list[list[SliceHeader]]] = {}  # by SOPInstanceUID; for each file the headers of its frames
     skipped: Counter[str] = Counter()
-    for done, results in enumerate(executor.map(partial(_read_headers, rules), tasks), start=1):
+    for done, results in enumerate(executor.map(partial(_read_files, rules), tasks), start=1):
         for result in results:
             if isinstance(result, str):
                 skipped[result] += 1
-            elif headers.setdefault(result.sop_instance_uid, result) is not result:
-                skipped["SOPInstanceUID read before"] += 1
+            else:
+                images.setdefault(result[0].sop_instance_uid.partition("#")[0], []).append(result)
         if progress:
             progress("headers", min(done * FILES_PER_TASK, len(paths)), len(paths))
-    return Reading(tuple(group_series(headers.values())), skipped, frozenset())
+    pairs = [(copies[0], other) for copies in images.values() for other in copies[1:]]
+    kept, conflicting = [copies[0] for copies in images.values()], set[str]()
+    for (first, other), same in zip(pairs, executor.map(_same_image, *zip(*pairs, strict=True)), strict=True):
+        if same:
+            skipped["duplicate of another file"] += 1
+            continue
+        conflicting |= {header.sop_instance_uid for header in (*first, *other)}
+        if [_place(header) for header in first] != [_place(header) for header in other]:
+            kept.append(other)
+    return Reading(tuple(group_series(chain.from_iterable(kept))), skipped, frozenset(conflicting))
 
 
 def group_series(headers: Iterable[SliceHeader]) -> Iterator[Series]:
-    """Slices of one SeriesInstanceUID, in one frame of reference and parallel, in order along the normal.
+    """Slices of one SeriesInstanceUID, in one frame of reference, parallel and of one size, in order along the normal.
 
-    A series of several orientations, as a localiser is, becomes a Series for each of its stacks.
+    A series of several orientations, as a localiser is, of several sizes or of several stations of the table becomes
+    a Series for each of its stacks; a stack of several acquisitions at the same places, one for each acquisition.
     """
     stacks: dict[tuple[str, str], list[list[SliceHeader]]] = {}
     for header in headers:
         stacks_of_series = stacks.setdefault((header.series_instance_uid, header.frame_of_reference_uid), [])
-        stack = next((stack for stack in stacks_of_series if _parallel(stack[0], header)), None)
+        stack = next((stack for stack in stacks_of_series if _in_one_stack(stack[0], header)), None)
         if stack is None:
             stacks_of_series.append(stack := [])
         stack.append(header)
-    for stack in (stack for stacks_of_series in stacks.values() for stack in stacks_of_series):
-        normal = stack[0].normal
-        yield Series(tuple(sorted(stack, key=lambda header: float(normal @ header.position))))
+    for stack in chain.from_iterable(stacks.values()):
+        yield from _acquisitions(stack)
 
 
-def _parallel(first: SliceHeader, second: SliceHeader) -> bool:
-    pairs = zip(first.orientation, second.orientation, strict=True)
-    return all(abs(one - other) <= PARALLEL_TOLERANCE for one, other in pairs)
+def _acquisitions(stack: list[SliceHeader]) -> list[Series]:
+    """The stack as it is unless places repeat; then by as many facts of the acquisition as it takes, if any do."""
+    whole = _in_order(stack)
+    if not whole.has_repeated_positions:
+        return [whole]
+    facts = {header: header.acquisition.split(".") for header in stack}
+    for count in range(1, len(facts[stack[0]]) + 1):
+        parts: dict[tuple[str, ...], list[SliceHeader]] = {}
+        for header in stack:
+            parts.setdefault(tuple(facts[header][:count]), []).append(header)
+        series = [_in_order(part) for part in parts.values()]
+        if not any(one.has_repeated_positions for one in series):
+            return series
+    return [whole]
 
 
-def _read_headers(rules: SeriesRules, paths: list[Path]) -> list[SliceHeader | str]:
-    return [_read_header(path, rules) for path in paths]
+def _in_order(stack: list[SliceHeader]) -> Series:
+    normal = stack[0].normal
+    return Series(tuple(sorted(stack, key=lambda header: float(normal @ header.position))))
 
 
-def _read_header(path: Path, rules: SeriesRules) -> SliceHeader | str:
-    """The header, or why the file is skipped."""
-    try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-    except InvalidDicomError:
-        return "not DICOM"
-    except Exception:  # pydicom raises whatever a damaged file provokes
-        return "unreadable header"
-    try:
-        return _slice_header(path, dataset, rules)
-    except Exception:  # an element is absent or malformed: reports, presentation states, multi-frame images
-        return "not a single-frame image with a position"
-
-
-def _slice_header(path: Path, dataset: pydicom.Dataset, rules: SeriesRules) -> SliceHeader:
-    if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise ValueError("multi-frame image")
-    repetition_time, echo_time = (_optional_float(dataset.get(name)) for name in ("RepetitionTime", "EchoTime"))
-    header = SliceHeader(
-        path=path,
-        frame=None,
-        sop_instance_uid=str(dataset.SOPInstanceUID),
-        series_instance_uid=str(dataset.SeriesInstanceUID),
-        study_instance_uid=str(dataset.StudyInstanceUID),
-        frame_of_reference_uid=str(dataset.get("FrameOfReferenceUID") or ""),
-        position=_numbers(dataset.ImagePositionPatient, 3),
-        orientation=_numbers(dataset.ImageOrientationPatient, 6),
-        pixel_spacing=_numbers(dataset.PixelSpacing, 2),
-        rows=int(dataset.Rows),
-        columns=int(dataset.Columns),
-        weighting=rules.weighting(repetition_time, echo_time, str(dataset.get("SeriesDescription") or "")),
-        traits=frozenset(),
-        acquisition="",
+def _in_one_stack(first: SliceHeader, second: SliceHeader) -> bool:
+    if (first.rows, first.columns) != (second.rows, second.columns):
+        return False
+    spacings = zip(first.pixel_spacing, second.pixel_spacing, strict=True)
+    cosines = zip(first.orientation, second.orientation, strict=True)
+    apart = [to - start for start, to in zip(first.position, second.position, strict=True)]
+    shifts = (
+        sum(a * b for a, b in zip(apart, axis, strict=True)) for axis in np.reshape(first.orientation, (2, 3)).tolist()
     )
-    if min(header.pixel_spacing) <= 0 or not np.isfinite(header.normal).all():
-        raise ValueError("degenerate geometry")
-    return header
+    return (
+        all(abs(one - other) <= SPACING_TOLERANCE * one for one, other in spacings)
+        and all(abs(one - other) <= PARALLEL_TOLERANCE for one, other in cosines)
+        and all(abs(shift) < STATION_SHIFT for shift in shifts)
+    )
 
 
-def _numbers(values: Iterable[float], count: int) -> tuple[float, ...]:
-    numbers = tuple(float(value) for value in values)
-    if len(numbers) != count or not np.isfinite(numbers).all():
-        raise ValueError(f"{count} finite numbers expected")
-    return numbers
+def _read_files(rules: SeriesRules, paths: list[Path]) -> list[list[SliceHeader] | str]:
+    """For each file the headers of its frames, or why it is skipped."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they quote the file
+        return [_read_file(path, rules) for path in paths]
 
 
-def _optional_float(value: object) -> float | None:
-    return float(str(value)) if value not in (None, "") else None
+def _read_file(path: Path, rules: SeriesRules) -> list[SliceHeader] | str:
+    try:
+        return read_headers(path, rules)
+    except SkipError as reason:
+        return str(reason)
+
+
+def _same_image(first: list[SliceHeader], other: list[SliceHeader]) -> bool:
+    """Whether two files hold the same image, be it in different encodings."""
+    try:
+        if filecmp.cmp(first[0].path, other[0].path, shallow=False):
+            return True
+        if [replace(header, path=first[0].path) for header in other] != first:
+            return False
+        return all(np.array_equal(read_pixels(one), read_pixels(two)) for one, two in zip(first, other, strict=True))
+    except (OSError, ValueError):
+        return False
+
+
+def _place(header: SliceHeader) -> tuple[object, ...]:
+    return header.series_instance_uid, header.frame_of_reference_uid, header.position, header.orientation
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode, None where there is no such file or it cannot be looked at."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False

@@ -10,6 +10,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
 from datasets.annotations import CohortError
+from datasets.tables import read_csv, to_csv
 
 FEWEST_IN_TRAINING = 2  # of a class: one to train on and one for the inner validation split
 
@@ -72,9 +73,9 @@ def shuffle_labels(lesions: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 def split_digest(split: pd.DataFrame) -> str:
     """Sixteen hexadecimal digits that stand for the whole table, labels included."""
-    return hashlib.sha256(split.to_csv(index=False).encode()).hexdigest()[:16]
+    return hashlib.sha256(to_csv(split).encode()).hexdigest()[:16]
 
 
 def read_split(path: Path) -> pd.DataFrame:
     """The saved table: patient_id as text, label, fold."""
-    return pd.read_csv(path, dtype={"patient_id": str, "label": int, "fold": int}, keep_default_na=False)
+    return read_csv(path, {"patient_id": str, "label": int, "fold": int})

@@ -43,7 +43,9 @@ def project(source: SliceHeader, target: SliceHeader) -> Matrix:
     """(3, 3): (x, y, 1) in pixels of one slice to pixels of another, along the normal of the other."""
     to_patient, plane = pixel_to_patient(source), pixel_to_patient(target)
     to_patient[:, 2] -= plane[:, 2]
-    return np.vstack([np.linalg.pinv(plane[:, :2]) @ to_patient, [0.0, 0.0, 1.0]])
+    across = plane[:, :2]
+    onto_plane = np.linalg.solve(across.T @ across, across.T @ to_patient)  # least squares, for skewed axes too
+    return np.vstack([onto_plane, [0.0, 0.0, 1.0]])
 
 
 def square(box: Box, pixel_spacing: tuple[float, ...]) -> tuple[Box, float]:

@@ -1,14 +1,14 @@
 """Cohort to patch store: one memory-mapped array of six-channel patches, named by its content."""
 
+from __future__ import annotations
+
 import hashlib
 import json
-import logging
-import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,33 +16,19 @@ import pandas as pd
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from datasets.annotations import BOX, CohortError, read_annotations
-from datasets.cohort import Cohort, build_cohort
-from datasets.dicom import Progress, SliceHeader, list_files, read_series
+from datasets.annotations import BOX
+from datasets.cohort import EXCLUDED_COLUMNS, Cohort
+from datasets.dicom import Progress, SliceHeader
 from datasets.geometry import Box, patch_to_channels, sample
+from datasets.ingest_rules import IngestRules
+from datasets.leakage import SharedContent, resolve
 from datasets.pixels import read_pixels
-from datasets.series_rules import SeriesRules
-from datasets.workers import workers
+from datasets.tables import read_csv, to_csv
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SCALE_PERCENTILE = 99.0
 FLOAT16_LIMIT = 60_000.0
-FEWEST_FILES_FOR_PROCESSES = 1000
 _TEXT = dict.fromkeys(("patient_id", "site", "sop_instance_uid", "t1_series_uid", "t2_series_uid", "note"), str)
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PatchGrid:
-    """Extent of a patch in box sides and its resolution in pixels per box side."""
-
-    widest_context: float
-    pixels_per_box: int
-
-    @property
-    def side(self) -> int:
-        return round(self.widest_context * self.pixels_per_box)
 
 
 @dataclass(frozen=True)
@@ -51,6 +37,10 @@ class PatchStore:
 
     folder: Path
     digest: str
+
+    @classmethod
+    def of(cls, cache: Path, digest: str) -> PatchStore:
+        return cls(cache / "patches" / digest, digest)
 
     def patches(self) -> NDArray[np.float16]:
         """(N, 6, side, side), memory-mapped, read only; axes lesion slice, channel, row, column.
@@ -64,12 +54,12 @@ class PatchStore:
     @cached_property
     def lesions(self) -> pd.DataFrame:
         """cohort.csv: a row per patch, in order."""
-        return pd.read_csv(self.folder / "cohort.csv", dtype=_TEXT, keep_default_na=False)
+        return read_csv(self.folder / "cohort.csv", _TEXT)
 
     @cached_property
     def excluded(self) -> pd.DataFrame:
         """excluded.csv: patient_id, item, reason, remedy."""
-        return pd.read_csv(self.folder / "excluded.csv", dtype=str, keep_default_na=False)
+        return read_csv(self.folder / "excluded.csv", dict.fromkeys(EXCLUDED_COLUMNS, str))
 
 
 @dataclass(frozen=True)
@@ -82,65 +72,27 @@ class _Patient:
     slices: list[tuple[SliceHeader, ...]]
 
 
-def ingest(
-    root: Path,
-    annotations: Path,
-    cache: Path,
-    *,
-    widest_context: float = 3.0,
-    pixels_per_box: int = 64,
-    processes: int | None = None,
-    progress: Progress | None = None,
-) -> PatchStore:
-    """Reads a folder of DICOM files and annotations.csv into a patch store below `cache`.
+@dataclass(frozen=True)
+class _Written:
+    """What came of a patient: why images cannot be read, else a digest of each image's pixels."""
 
-    Nothing is rebuilt for files that were only moved or touched; not even headers are read where no file changed.
-    With several processes the calling program's main module must be importable (`if __name__ == "__main__"`).
-    `progress` hears the stages headers (files), hashes (files) and patches (patients).
+    patient_id: str
+    failures: dict[str, str]
+    contents: dict[str, str]
+
+
+def build_store(
+    cohort: Cohort, rules: IngestRules, cache: Path, executor: Executor, progress: Progress | None
+) -> PatchStore:
+    """The store of a cohort below `cache`, built unless it is there; patients without readable pixels are left out.
 
     Raises:
-        CohortError: the annotations cannot be used, or no patient is left.
+        LeakageError: two patients have the same pixels, and the rules say stop.
     """
-    grid, cache = PatchGrid(widest_context, pixels_per_box), cache.resolve()
-    table = read_annotations(annotations)
-    files = list_files(root, leave_out=cache)
-    if not files:
-        raise CohortError(f"{root}: no files; give the folder that holds the DICOM files")
-    fingerprint = cache / "fingerprints" / _fingerprint(root, files, annotations, grid)
-    if fingerprint.is_file():
-        store = _store(cache, fingerprint.read_text())
-        if store.folder.is_dir():
-            return store
-    few = processes is None and len(files) < FEWEST_FILES_FOR_PROCESSES
-    with workers(1 if few else processes) as executor:
-        reading = read_series(files, executor, SeriesRules(), progress)
-        left_out = ", ".join(f"{count} {reason}" for reason, count in reading.skipped.items())
-        log.info("%d files, %d series; skipped: %s", len(files), len(reading.series), left_out or "none")
-        cohort = build_cohort(reading.series, table)
-        _require_patients(cohort.lesions, cohort.excluded, annotations)
-        digest = _digest(cohort, grid, _content_hashes(cohort, executor, progress))
-        store = _store(cache, digest)
-        if not store.folder.is_dir():
-            _build(store, cohort, grid, executor, progress)
-    _require_patients(store.lesions, store.excluded, annotations)
-    _remember(fingerprint, digest)
+    store = PatchStore.of(cache, _digest(cohort, rules, _content_hashes(cohort, executor, progress)))
+    if not store.folder.is_dir():
+        _build(store, cohort, rules, executor, progress)
     return store
-
-
-def _fingerprint(root: Path, files: list[Path], annotations: Path, grid: PatchGrid) -> str:
-    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, asdict(grid), str(root.resolve())]).encode())
-    digest.update(annotations.read_bytes())
-    for file in files:
-        status = file.stat()
-        digest.update(os.fsencode(f"{file.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n"))
-    return digest.hexdigest()
-
-
-def _remember(fingerprint: Path, digest: str) -> None:
-    fingerprint.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = fingerprint.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(digest)
-    unfinished.replace(fingerprint)
 
 
 def _content_hashes(cohort: Cohort, executor: Executor, progress: Progress | None) -> list[str]:
@@ -159,26 +111,26 @@ def _file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digest(cohort: Cohort, grid: PatchGrid, content_hashes: Iterable[str]) -> str:
+def _digest(cohort: Cohort, rules: IngestRules, content_hashes: Iterable[str]) -> str:
+    settings = rules.model_dump(mode="json", include={"widest_context", "pixels_per_box", "leakage", "registration"})
     tables = [cohort.lesions.to_csv(index=False), cohort.excluded.to_csv(index=False)]
-    content = json.dumps([FORMAT_VERSION, asdict(grid), *tables, *content_hashes])
+    content = json.dumps([FORMAT_VERSION, settings, *tables, *content_hashes])
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _store(cache: Path, digest: str) -> PatchStore:
-    return PatchStore(cache / "patches" / digest, digest)
-
-
-def _build(store: PatchStore, cohort: Cohort, grid: PatchGrid, executor: Executor, progress: Progress | None) -> None:
+def _build(
+    store: PatchStore, cohort: Cohort, rules: IngestRules, executor: Executor, progress: Progress | None
+) -> None:
     """Fills a folder under a temporary name and renames it; of two at once the first wins."""
     store.folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".building-", dir=store.folder.parent) as temporary:
         folder = Path(temporary, "store")
         folder.mkdir()
-        failures = _write_patches(folder / "patches.npy", cohort, grid, executor, progress)
-        lesions, excluded = _leave_out(folder / "patches.npy", cohort, failures)
-        lesions.to_csv(folder / "cohort.csv", index=False)
-        excluded.to_csv(folder / "excluded.csv", index=False)
+        written = _write_patches(folder / "patches.npy", cohort, rules, executor, progress)
+        lesions, excluded = _leave_out(cohort, written, rules)
+        _keep_rows(folder / "patches.npy", lesions.index)
+        (folder / "cohort.csv").write_text(to_csv(lesions), encoding="utf-8")
+        (folder / "excluded.csv").write_text(to_csv(excluded), encoding="utf-8")
         try:
             folder.rename(store.folder)
         except OSError:
@@ -187,20 +139,18 @@ def _build(store: PatchStore, cohort: Cohort, grid: PatchGrid, executor: Executo
 
 
 def _write_patches(
-    file: Path, cohort: Cohort, grid: PatchGrid, executor: Executor, progress: Progress | None
-) -> dict[str, str]:
-    """Fills the array in parallel, patient by patient; returns the patients that cannot be read, with the reason."""
-    shape = (len(cohort.lesions), 6, grid.side, grid.side)
+    file: Path, cohort: Cohort, rules: IngestRules, executor: Executor, progress: Progress | None
+) -> list[_Written]:
+    """Fills the array in parallel, patient by patient."""
+    shape = (len(cohort.lesions), 6, rules.side, rules.side)
     open_memmap(file, mode="w+", dtype=np.float16, shape=shape).flush()
     patients = _patients(cohort)
-    tasks = executor.map(_write_patient, [file] * len(patients), patients, [grid] * len(patients))
-    failures: dict[str, str] = {}
-    for done, (patient, failure) in enumerate(zip(patients, tasks, strict=True), start=1):
-        if failure:
-            failures[patient.patient_id] = failure
+    written: list[_Written] = []
+    for one in executor.map(partial(_write_patient, file, rules), patients):
+        written.append(one)
         if progress:
-            progress("patches", done, len(patients))
-    return failures
+            progress("patches", len(written), len(patients))
+    return written
 
 
 def _patients(cohort: Cohort) -> list[_Patient]:
@@ -211,21 +161,30 @@ def _patients(cohort: Cohort) -> list[_Patient]:
     ]
 
 
-def _write_patient(file: Path, patient: _Patient, grid: PatchGrid) -> str | None:
-    """Writes the rows of one patient, reading every image once; returns why it cannot be read."""
-    headers = {header for images in patient.slices for header in images}
-    try:
-        pixels = {header: read_pixels(header) for header in headers}
-    except ValueError as error:
-        return str(error)
+def _write_patient(file: Path, rules: IngestRules, patient: _Patient) -> _Written:
+    """Writes the rows of one patient, reading every image once."""
+    pixels: dict[SliceHeader, NDArray[np.float32]] = {}
+    failures: dict[str, str] = {}
+    for header in {header for images in patient.slices for header in images}:
+        try:
+            pixels[header] = read_pixels(header)
+        except ValueError as error:
+            failures[header.sop_instance_uid] = str(error)
+    if failures:
+        return _Written(patient.patient_id, failures, {})
     scales = {header: _intensity_scale(image) for header, image in pixels.items()}
     array = np.load(file, mmap_mode="r+")
     for row, box, images in zip(patient.rows, patient.boxes, patient.slices, strict=True):
-        matrices = patch_to_channels(box, images, grid.widest_context, grid.side)
+        matrices = patch_to_channels(box, images, rules.widest_context, rules.side)
         for channel, (header, matrix) in enumerate(zip(images, matrices, strict=True)):
-            values = sample(pixels[header], matrix, grid.side) / scales[header]
+            values = sample(pixels[header], matrix, rules.side) / scales[header]
             array[row, channel] = np.clip(values, -FLOAT16_LIMIT, FLOAT16_LIMIT)
-    return None
+    contents = {header.sop_instance_uid: _pixel_digest(image) for header, image in pixels.items() if np.ptp(image) > 0}
+    return _Written(patient.patient_id, {}, contents)
+
+
+def _pixel_digest(image: NDArray[np.float32]) -> str:
+    return hashlib.sha256(image.tobytes()).hexdigest()
 
 
 def _intensity_scale(image: NDArray[np.float32]) -> np.float32:
@@ -234,31 +193,37 @@ def _intensity_scale(image: NDArray[np.float32]) -> np.float32:
     return np.float32(np.percentile(magnitudes, SCALE_PERCENTILE) or np.abs(image).max() or 1.0)
 
 
-def _leave_out(file: Path, cohort: Cohort, failures: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Takes the patients that cannot be read out of the array and the lesions, and into the exclusions."""
-    if not failures:
-        return cohort.lesions, cohort.excluded
-    kept = np.flatnonzero(~cohort.lesions["patient_id"].isin(list(failures)))
+def _leave_out(cohort: Cohort, written: Sequence[_Written], rules: IngestRules) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The lesions that stay, under their rows' numbers, and all exclusions."""
+    remedy = "export the image again, uncompressed, or leave its series out"
+    unreadable = [
+        {"patient_id": patient.patient_id, "item": item, "reason": reason, "remedy": remedy}
+        for patient in written
+        for item, reason in sorted(patient.failures.items())
+    ]
+    lesions, leaking = resolve(cohort.lesions, _shared_pixels(written), rules.leakage)
+    rows = pd.DataFrame([*unreadable, *leaking], columns=EXCLUDED_COLUMNS)
+    kept = lesions[~lesions["patient_id"].isin(rows["patient_id"])]
+    return kept, pd.concat([cohort.excluded, rows], ignore_index=True)
+
+
+def _shared_pixels(written: Sequence[_Written]) -> list[SharedContent]:
+    """Images that several patients have to the last pixel, one image for every such set of patients."""
+    owners: dict[str, dict[str, str]] = {}
+    for patient in written:
+        for item, content in sorted(patient.contents.items()):
+            owners.setdefault(content, {})[patient.patient_id] = item
+    shared = {tuple(items): min(items.values()) for items in owners.values() if len(items) > 1}
+    return [SharedContent(item, "pixels", patients) for patients, item in shared.items()]
+
+
+def _keep_rows(file: Path, rows: pd.Index) -> None:
     everything = np.load(file, mmap_mode="r")
-    compact = open_memmap(
-        file.with_name("compact.npy"), mode="w+", dtype=np.float16, shape=(len(kept), *everything.shape[1:])
-    )
-    for row, source in enumerate(kept):
+    if len(rows) == len(everything):
+        return
+    kept = file.with_name("kept.npy")
+    compact = open_memmap(kept, mode="w+", dtype=np.float16, shape=(len(rows), *everything.shape[1:]))
+    for row, source in enumerate(rows):
         compact[row] = everything[source]
     compact.flush()
-    file.with_name("compact.npy").replace(file)
-    remedy = "export the series again, uncompressed"
-    rows = [
-        {"patient_id": patient, "item": "pixel data", "reason": reason, "remedy": remedy}
-        for patient, reason in failures.items()
-    ]
-    return cohort.lesions.iloc[kept], pd.concat([cohort.excluded, pd.DataFrame(rows)], ignore_index=True)
-
-
-def _require_patients(lesions: pd.DataFrame, excluded: pd.DataFrame, annotations: Path) -> None:
-    if lesions.empty:
-        first = excluded.iloc[0]
-        raise CohortError(
-            f"{annotations}: all {excluded['patient_id'].nunique()} patients are excluded; the first, "
-            f"{first['patient_id']!r}, because of {first['item']}: {first['reason']}; {first['remedy']}"
-        )
+    kept.replace(file)

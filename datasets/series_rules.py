@@ -11,6 +11,10 @@ Weighting = Literal["T1W", "T2W"]
 Trait = Literal["contrast-enhanced", "fat-suppressed", "localizer"]
 Milliseconds = Annotated[float, Field(ge=0)]
 
+_NO_AGENT = re.compile(r"\W*|(no|non|none|nil|n/?a|without|ohne|keine?|sin|sans)\b.*|0(\.0*)?( ?ml)?")
+_DENIED = re.compile(r"(?<![a-z])(non?|w/?o|without|ohne|sin|sans|senza)[\W_]*[a-z]+([\W_]*(sat\w*|supp?\w*))?")
+_BEFORE = re.compile(r"(?<![a-z])(pre|vor)[\W_]*(?!post)[a-z]+")
+
 
 def _regular_expression(pattern: str) -> str:
     try:
@@ -21,11 +25,11 @@ def _regular_expression(pattern: str) -> str:
 
 
 Pattern = Annotated[str, AfterValidator(_regular_expression)]
-"""A regular expression that is searched for in the lower-case series description."""
+"""A regular expression that is searched for in lower-case text."""
 
 
 class WeightingRule(BaseModel):
-    """Spin-echo times (lowest, highest), and how descriptions name the weighting where the times are missing."""
+    """Spin-echo times (lowest, highest), and how descriptions name the weighting where the times do not decide."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     repetition_time: tuple[Milliseconds, Milliseconds]
@@ -40,27 +44,67 @@ class WeightingRule(BaseModel):
 
 
 class SeriesRules(BaseModel):
-    """The defaults suit 1.5 T and 3 T spin echo; conf/data/dicom.yaml repeats them to be changed."""
+    """The defaults suit 1.5 T and 3 T; the patterns are searched for in the lower-case series description.
+
+    Those of the traits are searched for in ScanOptions and ImageType too; what follows "no", "pre" and the like, in
+    several languages, is left out of the search.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     t1w: WeightingRule = WeightingRule(
-        repetition_time=(200, 1000), echo_time=(0, 30), description="(?<![a-z0-9])t1(?![0-9])"
+        repetition_time=(200, 1000),
+        echo_time=(0, 30),
+        description=r"(?:(?<![a-z0-9])s?|(?<=sag|tse|fse))(?<![ctl]\d-)t1(?![0-9]|-[tl]\d)|mp-?rage",
     )
     t2w: WeightingRule = WeightingRule(
-        repetition_time=(1500, 100_000), echo_time=(60, 1000), description="(?<![a-z0-9])t2(?![0-9])"
+        repetition_time=(1500, 100_000),
+        echo_time=(60, 250),
+        description=r"(?:(?<![a-z0-9])s?|(?<=sag|tse|fse))(?<![ctl]\d-)t2(?![0-9]|-[tl]\d)",
     )
-    contrast_enhanced: Pattern = r"\bgd\b"
-    fat_suppressed: Pattern = r"\bfs\b"
-    localizer: Pattern = r"\bloc"
+    neither: Pattern = (
+        r"t2w?[ _-]*(?:\*|star)|(?<![a-z])(?:medic|merge|swi|swan|dwi|diff|adc|myelo|ciss|fiesta|map|maps|sub)(?![a-z])"
+        r"|subtr|myelo|diffus|fat.?only|out.?of.?phase|(?:dixon|flex|ideal).*[_ ](?:f|fat|opp)(?![a-z])"
+    )
+    contrast_enhanced: Pattern = (
+        r"(?<![a-z])(?:gd|gad|km|ce|mdc|civ)(?![a-z])|gado|gd-?dtpa|dotarem|[ck]ontrast|(?<![a-z])inj|t1w?\+?c(?![a-z])"
+        r"|(?<!\b[tl])\+ ?(?:c|k|km|gd)(?![a-z])|(?<![a-z])c\+(?![a-z])|(?<!un)enhanced|造影(?!前)"
+        r"|(?<![a-z])post(?![ _.-]*(?:op|proc|fus|surg|lam|er))"
+    )
+    fat_suppressed: Pattern = (
+        r"(?<![a-z])(?:fs|fsat|chess|we)(?![a-z])|fat[ _-]?s[au]|fett|sat[ _.-]*(?:fat|gra)|sup[a-z]*[ _.-]*gra"
+        r"|spa?ir(?![a-z])|stir|tirm|proset|(?<![a-z])water|dixon.*[_ ]w(?![a-z])|脂肪抑制"
+    )
+    localizer: Pattern = (
+        r"(?<![a-z])(?:loc(?![a-z])|lo[ck]al[iy]|pilot|3.?pl|three.?pl|tri.?pl)"
+        r"|scout|survey|topogram|rep[eé]rage|位置決め"
+    )
+    stir_inversion_time: tuple[Milliseconds, Milliseconds] = (80, 300)
 
     def weighting(self, repetition_time: float | None, echo_time: float | None, description: str) -> Weighting | None:
         """By repetition and echo time (ms); by the description only where they do not decide."""
+        description = description.lower()
+        if re.search(self.neither, description):
+            return None
         if repetition_time is not None and echo_time is not None:
             if self.t1w.holds(repetition_time, echo_time):
                 return "T1W"
             if self.t2w.holds(repetition_time, echo_time):
                 return "T2W"
-        t1, t2 = (bool(re.search(rule.description, description.lower())) for rule in (self.t1w, self.t2w))
+        t1, t2 = (bool(re.search(rule.description, description)) for rule in (self.t1w, self.t2w))
         if t1 == t2:
             return None
         return "T1W" if t1 else "T2W"
+
+    def traits(self, text: str, contrast_agent: str, inversion_time: float | None) -> frozenset[Trait]:
+        """By description and scan options, contrast agent, and inversion time (ms) of an inversion recovery."""
+        text = _DENIED.sub(" ", text.lower())
+        found: set[Trait] = set()
+        if not _NO_AGENT.fullmatch(contrast_agent.lower()) or re.search(self.contrast_enhanced, _BEFORE.sub(" ", text)):
+            found.add("contrast-enhanced")
+        shortest, longest = self.stir_inversion_time
+        short_inversion = inversion_time is not None and shortest <= inversion_time <= longest
+        if short_inversion or re.search(self.fat_suppressed, text):
+            found.add("fat-suppressed")
+        if re.search(self.localizer, text):
+            found.add("localizer")
+        return frozenset(found)

@@ -1,6 +1,7 @@
 """python -m sweep: the table of contents.
 
 python -m sweep [key=value …]                 run a sweep, or go on with it where it was interrupted
+python -m sweep ingest [key=value …]          read the cohort only, to check it by eye before hours of training
 python -m sweep phantom FOLDER [patients=N] [seed=N]   write a synthetic cohort as DICOM files
 python -m sweep report runs/NAME              write the report of a run again
 """
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str]) -> int:
             case [*_, "--help" | "-h"] | ["help"]:
                 print(_help())
                 return 0
+            case ["ingest", *overrides]:
+                return _ingest(overrides)
             case ["phantom", folder, *options]:
                 return _phantom(Path(folder), options)
             case ["report", folder]:
@@ -54,6 +57,13 @@ def _sweep(overrides: Sequence[str]) -> int:
     from sweep.run import run_sweep
 
     return run_sweep(settings)
+
+
+def _ingest(overrides: Sequence[str]) -> int:
+    settings = load_settings(overrides)
+    from sweep.run import run_ingest
+
+    return run_ingest(settings)
 
 
 def _phantom(folder: Path, options: Sequence[str]) -> int:

@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from datasets.annotations import CohortError
 from datasets.folds import make_split, read_split, shuffle_labels
-from datasets.patches import PatchStore, ingest
+from datasets.ingest import Ingested, ingest
+from datasets.patches import PatchStore
 from datasets.phantom import PHANTOM_VERSION, write_phantom
+from datasets.tables import to_csv
+from sweep.contact_sheet import write_contact_sheet
 from sweep.ledger import write_atomically
 from sweep.run_folder import RunFolder
 from sweep.settings import Settings, SettingsError, digest
@@ -41,8 +45,12 @@ def _values(settings: Settings, name: str) -> list[str]:
     return [str(value) for value in (span.ends() if span else [getattr(settings.model, name)])]
 
 
-def prepare_patches(settings: Settings) -> PatchStore:
-    """The patch store of the settings' cohort, made or found in the cache; a missing phantom is written first."""
+def prepare_patches(settings: Settings) -> Ingested:
+    """The patch store of the settings' cohort, made or found in the cache; a missing phantom is written first.
+
+    Raises:
+        CohortError: the annotations cannot be used, or patients leak into each other.
+    """
     stages = _Stages()
     root, annotations = settings.data.root, settings.data.annotations
     if settings.data.phantom:
@@ -54,17 +62,51 @@ def prepare_patches(settings: Settings) -> PatchStore:
             write_phantom(root, phantom.patients, phantom.seed, progress=partial(stages, "phantom patients"))
     if root is None or annotations is None:
         raise SettingsError("data.root and data.annotations must name your files")
-    store = ingest(
-        root,
-        annotations,
-        settings.cache,
-        widest_context=settings.data.widest_context,
-        pixels_per_box=settings.data.pixels_per_box,
-        progress=stages,
-    )
+    return ingest(root, annotations, settings.cache, settings.data, progress=stages)
+
+
+def write_cohort(run: RunFolder, settings: Settings, ingested: Ingested) -> None:
+    """Write cohort.csv, excluded.csv and ingest.html, and log what the cohort is.
+
+    Raises:
+        SettingsError: the run folder was begun with other images, boxes, labels or weights.
+    """
+    store, sheet = ingested.store, run.path / "ingest.html"
+    _require_inputs(run, settings, store)
+    write_atomically(run.path / "cohort.csv", to_csv(_lesions(settings, store)))
+    write_atomically(run.path / "excluded.csv", to_csv(store.excluded))
+    if not _shows(sheet, store):
+        context = settings.data.widest_context
+        write_contact_sheet(sheet, store, ingested.skipped, title=run.path.name, widest_context=context)
     patients, excluded = (table["patient_id"].nunique() for table in (store.lesions, store.excluded))
     log.info("cohort: %d patients, %d lesion slices; %d patients excluded", patients, len(store.lesions), excluded)
-    return store
+
+
+def _shows(sheet: Path, store: PatchStore) -> bool:
+    """Whether the contact sheet, which takes seconds to write, is of this store."""
+    if not sheet.exists():
+        return False
+    with sheet.open(encoding="utf-8") as page:
+        return store.digest in page.read(1000)
+
+
+def require_patients(run: RunFolder, settings: Settings, store: PatchStore) -> None:
+    """Refuse a cohort of which too many patients fell out.
+
+    Raises:
+        CohortError: says how many, why most of them, and where the rest of the reasons stand.
+    """
+    kept, excluded = (set(table["patient_id"]) for table in (store.lesions, store.excluded))
+    lost = len(excluded - kept)
+    share = lost / max(1, lost + len(kept))
+    if kept and share <= settings.data.max_excluded:
+        return
+    first = store.excluded.iloc[0] if lost else {"item": "", "reason": "no rows", "remedy": "annotate some"}
+    raise CohortError(
+        f"{lost} of {lost + len(kept)} patients ({share:.0%}) fall out, more than data.max_excluded="
+        f"{settings.data.max_excluded:g}; the first because of {first['item']}: {first['reason']}; {first['remedy']}. "
+        f"All reasons: {run.path / 'excluded.csv'}"
+    )
 
 
 class _Stages:
@@ -81,25 +123,30 @@ class _Stages:
 
 
 def prepare_split(run: RunFolder, settings: Settings, store: PatchStore) -> pd.DataFrame:
-    """Write cohort.csv, excluded.csv, inputs.json and split.csv; the split is made once and then only read.
+    """Write inputs.json and split.csv; the split is made once and then only read.
 
     Raises:
         SettingsError: the run folder was begun with other images, boxes, labels or weights.
         CohortError: the patients cannot be split so.
     """
-    lesions = shuffle_labels(store.lesions, settings.seed) if settings.data.shuffle_labels else store.lesions
     if not run.split.exists():
-        patients = lesions[["patient_id", "label"]].drop_duplicates("patient_id")
+        patients = _lesions(settings, store)[["patient_id", "label"]].drop_duplicates("patient_id")
         split = make_split(patients, settings.folds.count, settings.seed)
         write_atomically(run.path / "inputs.json", _inputs(settings, store))
-        write_atomically(run.split, split.to_csv(index=False))
-    if (run.path / "inputs.json").read_text() != _inputs(settings, store):
+        write_atomically(run.split, to_csv(split))
+    _require_inputs(run, settings, store)
+    return read_split(run.split)
+
+
+def _require_inputs(run: RunFolder, settings: Settings, store: PatchStore) -> None:
+    if run.split.exists() and (run.path / "inputs.json").read_text() != _inputs(settings, store):
         raise SettingsError(
             f"{run.path}: images, annotations or pretrained weights changed since this run began; write another name="
         )
-    write_atomically(run.path / "cohort.csv", lesions.to_csv(index=False))
-    write_atomically(run.path / "excluded.csv", store.excluded.to_csv(index=False))
-    return read_split(run.split)
+
+
+def _lesions(settings: Settings, store: PatchStore) -> pd.DataFrame:
+    return shuffle_labels(store.lesions, settings.seed) if settings.data.shuffle_labels else store.lesions
 
 
 def _inputs(settings: Settings, store: PatchStore) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from rich.console import Console
+
 from datasets.folds import split_digest
 from datasets.patches import PatchStore
+from sweep.contact_sheet import summary
 from sweep.display import Display
 from sweep.ledger import Ledger
 from sweep.predictions import per_patient
-from sweep.prepare import check_networks, prepare_patches, prepare_split
+from sweep.prepare import check_networks, prepare_patches, prepare_split, require_patients, write_cohort
 from sweep.report import write_report
 from sweep.run_folder import RunFolder, candidate_predictions, held_out_auc, write_tables
 from sweep.search import Candidate, Search, open_study
@@ -36,7 +39,10 @@ def run_sweep(settings: Settings) -> int:
     with run.locked():
         run.require(settings)
         _log_to(run.path / "sweep.log")
-        store = prepare_patches(settings)
+        ingested = prepare_patches(settings)
+        write_cohort(run, settings, ingested)
+        store = ingested.store
+        require_patients(run, settings, store)
         ledger = Ledger(run.ledger, split_digest(prepare_split(run, settings, store)))
         run.save(settings)
         study = open_study(run.journal, run.path.name, settings.own_values())
@@ -48,6 +54,25 @@ def run_sweep(settings: Settings) -> int:
         report = write_report(run.path)
         log.info("report: %s", report)
         return exit_code(search)
+
+
+def run_ingest(settings: Settings) -> int:
+    """The sweep's first step alone: cohort.csv, excluded.csv and ingest.html in the run folder, and a summary.
+
+    Raises:
+        SettingsError: the settings cannot be used, or do not fit the run folder.
+        CohortError: the cohort cannot be used, or too many patients fall out.
+    """
+    run = RunFolder(settings.run_folder)
+    with run.locked():
+        run.require(settings)
+        _log_to(run.path / "sweep.log")
+        ingested = prepare_patches(settings)
+        write_cohort(run, settings, ingested)
+        Console(stderr=True).print(summary(ingested.store, ingested.skipped, files=ingested.files))
+        log.info("look at %s; tables: cohort.csv and excluded.csv beside it", run.path / "ingest.html")
+        require_patients(run, settings, ingested.store)
+    return DONE
 
 
 def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger, search: Search) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 from pydantic import ValidationError
 
+from datasets.tables import to_csv
 from sweep.ledger import Ledger, Unit, write_atomically
 from sweep.patient_metrics import auc
 from sweep.predictions import COLUMNS, configuration_figures, per_patient
@@ -121,7 +122,7 @@ def write_tables(run: RunFolder, ledger: Ledger, candidates: Sequence[Candidate]
     predictions = [candidate_predictions(ledger, candidate) for candidate in candidates]
     rows = [_row(candidate, table) for candidate, table in zip(candidates, predictions, strict=True)]
     table = pd.DataFrame(rows, columns=None if rows else OWN_COLUMNS)
-    write_atomically(run.path / "configurations.csv", table.to_csv(index=False))
+    write_atomically(run.path / "configurations.csv", to_csv(table))
     _write_parquet(run.path / "predictions.parquet", [table for table in predictions if len(table)])
 
 

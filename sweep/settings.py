@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from datasets.ingest_rules import IngestRules
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Value = float | int | str | bool
 
@@ -36,13 +38,12 @@ class Phantom(Section):
     seed: int = Field(ge=0)
 
 
-class Data(Section):
+class Data(IngestRules):
     source: Literal["phantom", "dicom"]
     root: Path | None
     annotations: Path | None
+    max_excluded: Fraction
     shuffle_labels: bool
-    widest_context: float = Field(ge=1, le=10)
-    pixels_per_box: int = Field(ge=8, le=512)
     phantom: Phantom | None
 
 
@@ -207,7 +208,8 @@ class Settings(Section):
 
     def decisive(self) -> dict[str, Any]:
         """Settings that decide which numbers a run yields: not where it runs, nor how many configurations it has."""
-        idle = ("name", "output", "cache", "search.configurations", "resources.gpus_per_fold", "resources.tries")
+        idle = ["name", "output", "cache", "search.configurations", "resources.gpus_per_fold", "resources.tries"]
+        idle += ["data.max_excluded", "data.pseudonym_key"]
         return {name: value for name, value in flatten(self.model_dump(mode="json")).items() if name not in idle}
 
     @property

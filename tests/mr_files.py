@@ -1,6 +1,6 @@
 """Writes small MR DICOM series of chosen geometry for the tests; kept apart from the package's own phantom."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import UID, EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage
 from scipy.spatial.transform import Rotation
 
 from datasets.dicom import Reading, Series, list_files, read_series
@@ -95,6 +95,42 @@ def slice_dataset(stack: Stack, index: int, pixels: NDArray[np.float64]) -> Data
     for keyword, value in stack.tags.items():
         setattr(dataset, keyword, value)
     return dataset
+
+
+def enhanced_dataset(stack: Stack, brightness: Brightness = texture, order: Sequence[int] | None = None) -> Dataset:
+    """The whole stack as one Enhanced MR image; what its slices share stands in the shared functional groups."""
+    indices = list(range(stack.slices) if order is None else order)
+    singles = [slice_dataset(stack, index, brightness(stack.points(index))) for index in indices]
+    dataset = slice_dataset(stack, 0, np.zeros((stack.rows, stack.columns)))
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", *stack.tags):
+        delattr(dataset, keyword)
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = EnhancedMRImageStorage
+    dataset.NumberOfFrames = len(singles)
+    dataset.PixelData = b"".join(single.PixelData for single in singles)
+    first = singles[0]
+    shared = _item(PlaneOrientationSequence={"ImageOrientationPatient": first.ImageOrientationPatient})
+    shared.update(_item(PixelMeasuresSequence={"PixelSpacing": first.PixelSpacing}))
+    shared.update(_item(MRTimingAndRelatedParametersSequence={"RepetitionTime": stack.tags["RepetitionTime"]}))
+    dataset.SharedFunctionalGroupsSequence = [shared]
+    dataset.PerFrameFunctionalGroupsSequence = [
+        _item(
+            PlanePositionSequence={"ImagePositionPatient": single.ImagePositionPatient},
+            MREchoSequence={"EffectiveEchoTime": stack.tags["EchoTime"]},
+        )
+        for single in singles
+    ]
+    return dataset
+
+
+def _item(**sequences: dict[str, Any]) -> Dataset:
+    """A functional group: sequences of one item each."""
+    group = Dataset()
+    for sequence, attributes in sequences.items():
+        item = Dataset()
+        for keyword, value in attributes.items():
+            setattr(item, keyword, value)
+        setattr(group, sequence, [item])
+    return group
 
 
 def write_stack(folder: Path, stack: Stack, brightness: Brightness = texture) -> None:

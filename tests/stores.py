@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from datasets.cohort import LESION_COLUMNS
 from datasets.folds import make_split
 from datasets.patches import PatchStore
 
@@ -15,6 +16,7 @@ def write_store(folder: Path, patients: int = 24, slices: int = 2, side: int = 4
     rows = [(f"patient {number:02d}", int(number % 3 == 0)) for number in range(patients) for _ in range(slices)]
     lesions = pd.DataFrame(rows, columns=["patient_id", "label"])
     lesions["sop_instance_uid"] = [f"2.25.{row}" for row in range(len(lesions))]
+    lesions = lesions.reindex(columns=LESION_COLUMNS, fill_value="")
     patches = generator.normal(1, 0.2, (len(lesions), 6, side, side))
     third = side // 3
     patches[lesions["label"] == 1, 4, third:-third, third:-third] += 0.5

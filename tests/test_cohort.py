@@ -1,5 +1,6 @@
 """Annotations and series to cohort: the right slices, and a reason for every patient left out."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,19 +9,51 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datasets.annotations import CohortError, read_annotations
-from datasets.cohort import LESION_COLUMNS, Cohort, build_cohort
-from tests.mr_files import Stack, annotation, series_in, study, tilted, write_stack
+from datasets.annotations import read_annotations
+from datasets.cohort import LESION_COLUMNS, Cohort, ExclusionError, build_cohort, series_pairs
+from datasets.dicom import Reading, Series, SliceHeader
+from datasets.leakage import LeakageError
+from tests.mr_files import Stack, annotation, read_folder, study, tilted, write_stack
 
 BOX = (10.0, 12.0, 20.0, 22.0)
-GOOD = {"patient_id": "007", "label": "1", "sop_instance_uid": "1.2", "x_min": 1, "y_min": 2, "x_max": 3, "y_max": 4}
+CENTRE = (17, 15)  # row and column of the box's centre
+CORONAL = np.array([[1.0, 0, 0], [0, 0, -1.0]])
 
 
-def cohort_of(folder: Path, stacks: list[Stack], rows: list[dict[str, Any]]) -> Cohort:
+def reading_of(folder: Path, *stacks: Stack) -> Reading:
     for stack in stacks:
         write_stack(folder / stack.uid, stack)
-    pd.DataFrame(rows).to_csv(folder / "annotations.csv", index=False)
-    return build_cohort(series_in(folder), read_annotations(folder / "annotations.csv"))
+    return read_folder(folder)
+
+
+def table_of(folder: Path, *rows: dict[str, Any]) -> pd.DataFrame:
+    pd.DataFrame(list(rows)).to_csv(folder / "annotations.csv", index=False)
+    return read_annotations(folder / "annotations.csv")
+
+
+def cohort_of(folder: Path, stacks: list[Stack], rows: list[dict[str, Any]], **options: Any) -> Cohort:
+    return build_cohort(reading_of(folder, *stacks), table_of(folder, *rows), **options)
+
+
+def altered(reading: Reading, stack: Stack, change: Callable[[SliceHeader], SliceHeader | None]) -> Reading:
+    """The reading with the headers of one series changed, or left out where the change gives None."""
+
+    def apply(one: Series) -> Series:
+        return Series(tuple(new for header in one.slices if (new := change(header)))) if one.uid == stack.uid else one
+
+    return replace(reading, series=tuple(map(apply, reading.series)))
+
+
+def with_traits(reading: Reading, stack: Stack, *traits: Any) -> Reading:
+    return altered(reading, stack, lambda header: replace(header, traits=frozenset(traits)))
+
+
+def without_slice(reading: Reading, stack: Stack, index: int) -> Reading:
+    return altered(reading, stack, lambda header: None if header.sop_instance_uid == stack.sop(index) else header)
+
+
+def uids(cohort: Cohort, row: int = 0) -> list[str]:
+    return [header.sop_instance_uid for header in cohort.slices[row]]
 
 
 def exclusion(cohort: Cohort) -> dict[str, str]:
@@ -32,67 +65,14 @@ def exclusion(cohort: Cohort) -> dict[str, str]:
     return {str(key): value for key, value in row.items()}
 
 
-def write(path: Path, *rows: dict[str, Any]) -> Path:
-    pd.DataFrame(list(rows)).to_csv(path, index=False)
-    return path
-
-
-def test_annotations_keep_identifiers_as_text_and_type_the_rest(tmp_path: Path) -> None:
-    named = [{**GOOD, "label": "Malignant"}, {**GOOD, "patient_id": "NA", "label": "BENIGN", "x_min": "1.5"}]
-    table = read_annotations(write(tmp_path / "a.csv", *named))
-    assert table["patient_id"].tolist() == ["007", "NA"]
-    assert table["label"].tolist() == [1, 0]
-    assert table["x_min"].tolist() == [1.0, 1.5]
-    assert table["t1_series_uid"].tolist() == ["", ""]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"label": "2"}, "line 3: label is '2'; write 0 or benign, 1 or malignant"),
-        ({"x_min": "left"}, "line 3: x_min is 'left'"),
-        ({"y_max": "inf"}, "line 3: y_max is 'inf'"),
-        ({"y_max": ""}, "line 3: y_max is ''"),
-        ({"patient_id": " "}, "line 3: patient_id is ''"),
-        ({"sop_instance_uid": ""}, "line 3: sop_instance_uid is ''"),
-        ({}, "line 3: sop_instance_uid is '1.2'; remove the repeated row"),
-    ],
-)
-def test_bad_annotation_names_file_line_value_and_remedy(tmp_path: Path, change: dict[str, str], message: str) -> None:
-    path = write(tmp_path / "lesions.csv", GOOD, {**GOOD, **change})
-    with pytest.raises(CohortError) as caught:
-        read_annotations(path)
-    assert f"{path}, {message}" in str(caught.value)
-
-
-def test_unusable_annotation_files_are_named(tmp_path: Path) -> None:
-    without = write(tmp_path / "w.csv", {key: value for key, value in GOOD.items() if key != "label"})
-    (tmp_path / "empty.csv").write_text(",".join(GOOD))
-    (tmp_path / "longer.csv").write_text(f"{','.join(GOOD)}\n1,1,1.2,1,2,3,4\n1,1,1.2,1,2,3,4,5,6\n")
-    (tmp_path / "shorter.csv").write_text(f"{','.join(GOOD)}\n1,1,1.2,1,2,3\n")
-    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    for path, message in [
-        (without, "no column label"),
-        (tmp_path / "empty.csv", "no rows"),
-        (tmp_path / "binary.csv", "cannot be read"),
-        (tmp_path / "absent.csv", "cannot be read"),
-        (tmp_path / "longer.csv", "cannot be read"),
-        (tmp_path / "shorter.csv", "line 2: y_max is ''"),
-    ]:
-        with pytest.raises(CohortError, match=message) as caught:
-            read_annotations(path)
-        assert str(path) in str(caught.value)
-
-
 def test_lesion_gets_its_slices_and_their_neighbours(tmp_path: Path) -> None:
     t2, t1 = study(1)
     cohort = cohort_of(tmp_path, [t2, t1], [annotation("A", 1, t2, 3, BOX), annotation("A", 1, t2, 4, BOX)])
     assert list(cohort.lesions) == LESION_COLUMNS
     assert cohort.excluded.empty
-    uids = [[header.sop_instance_uid for header in images] for images in cohort.slices]
     ascending = [stack.sop(index) for stack in (t1, t2) for index in (4, 3, 2)]  # the normal points right
-    assert uids[0] == ascending
-    assert uids[1] == [stack.sop(index) for stack in (t1, t2) for index in (5, 4, 3)]
+    assert uids(cohort) == ascending
+    assert uids(cohort, 1) == [stack.sop(index) for stack in (t1, t2) for index in (5, 4, 3)]
     assert cohort.lesions["note"].tolist() == ["", ""]
     assert cohort.lesions["box_side_mm"].tolist() == [20.0, 20.0]
 
@@ -108,14 +88,28 @@ def test_stacks_stored_from_left_and_from_right_give_the_same_neighbours(tmp_pat
     assert positions[0][0] < positions[0][1] < positions[0][2]
 
 
-def test_t1_slices_are_nearest_to_the_box_in_each_t2_slice(tmp_path: Path) -> None:
-    t2, t1 = study(1, thickness=2.0, slices=15, directions=tilted((0, 12, 8)), centre=(4.1, -20.0, 11.0))
+@pytest.mark.parametrize("seed", range(6))
+def test_t1_slices_are_nearest_to_the_box_whatever_the_geometry(tmp_path: Path, seed: int) -> None:
+    """Against a search through all T1W voxels: other tilt, matrix, spacing, field of view, slices and stored order."""
+    random = np.random.default_rng(seed)
+    turn = random.uniform(-20, 20, (2, 3)) + np.array([[0, 0, 180 * (seed % 2)], [0, 0, 180 * (seed // 2 % 2)]])
+    t2, t1 = study(
+        1,
+        rows=int(random.integers(50, 70)),
+        columns=int(random.integers(50, 70)),
+        spacing=tuple(random.uniform(1.5, 2.5, 2)),
+        slices=19,
+        thickness=random.uniform(1.5, 5.5),
+        directions=tilted(tuple(turn[1])),
+        centre=tuple(np.array([3.0, -20.0, 11.0]) + random.uniform(-3, 3, 3)),
+    )
+    t2 = replace(t2, directions=tilted(tuple(turn[0])))
     cohort = cohort_of(tmp_path, [t2, t1], [annotation("A", 1, t2, 3, BOX)])
-    normal = np.cross(*t1.directions)
-    offsets = np.array([t1.position(index) for index in range(t1.slices)]) @ normal
-    for t1_slice, t2_index in zip(cohort.slices[0][:3], (4, 3, 2), strict=True):
-        centre = t2.points(t2_index)[17, 15]
-        assert t1_slice.sop_instance_uid == t1.sop(int(np.abs(offsets - centre @ normal).argmin()))
+    voxels = np.stack([t1.points(index) for index in range(t1.slices)])
+    for t1_uid, t2_uid in zip(uids(cohort)[:3], uids(cohort)[3:], strict=True):
+        centre = t2.points(int(t2_uid.rpartition(".")[2]) - 1)[CENTRE]
+        away = np.linalg.norm(voxels - centre, axis=-1).min(axis=(1, 2))
+        assert t1_uid == t1.sop(int(away.argmin()))
 
 
 def test_edge_slices_are_repeated_and_noted(tmp_path: Path) -> None:
@@ -125,6 +119,74 @@ def test_edge_slices_are_repeated_and_noted(tmp_path: Path) -> None:
     assert cohort.lesions["note"].tolist() == ["T2W edge slice repeated", "", "nearest T1W slice 4.0 mm away"]
     assert cohort.slices[0][4] == cohort.slices[0][5]
     assert cohort.slices[2][0] == cohort.slices[2][1]
+
+
+@pytest.mark.parametrize(("beyond", "note"), [(3.0, "nearest T1W slice 7.0 mm away"), (4.5, "")])
+def test_the_lesion_may_lie_one_slice_distance_beyond_the_t1_stack(tmp_path: Path, beyond: float, note: str) -> None:
+    t2, t1 = study(1, thickness=2.0, slices=5, centre=(3.0 - 4.0 - beyond, -20.0, 11.0))  # T2W slices 4 mm apart
+    cohort = cohort_of(tmp_path, [t2, t1], [annotation("A", 1, t2, 3, BOX)])
+    assert cohort.lesions["note"].tolist() == ([note] if note else [])
+    assert cohort.excluded["reason"].tolist() == (
+        [] if note else ["the lesion slice lies 4.5 mm from the nearest T1W slice"]
+    )
+
+
+def test_a_missing_t2_neighbour_is_repeated_and_noted(tmp_path: Path) -> None:
+    t2, t1 = study(1)
+    reading, table = reading_of(tmp_path, t2, t1), table_of(tmp_path, annotation("A", 1, t2, 3, BOX))
+    whole, holed = (build_cohort(one, table) for one in (reading, without_slice(reading, t2, 4)))
+    assert holed.lesions["note"].tolist() == ["T2W slice repeated at a gap"]
+    _, t1_same, t1_next, _, t2_same, t2_next = uids(whole)
+    assert uids(holed) == [t1_same, t1_same, t1_next, t2_same, t2_same, t2_next]
+    elsewhere = build_cohort(without_slice(reading, t2, 1), table)
+    pd.testing.assert_frame_equal(elsewhere.lesions, whole.lesions)
+
+
+def test_t1_slices_beyond_a_gap_do_not_stand_in(tmp_path: Path) -> None:
+    t2, t1 = study(1, thickness=3.0, slices=11, centre=(2.5, -20.0, 11.0))  # slices at 2.5 + 3 i mm, T2W at 3 + 4 i mm
+    reading, table = reading_of(tmp_path, t2, t1), table_of(tmp_path, annotation("A", 1, t2, 3, BOX))
+    assert [header.position[0] for header in build_cohort(reading, table).slices[0][:3]] == [-0.5, 2.5, 5.5]
+    holed = build_cohort(without_slice(reading, t1, 4), table)  # left of the lesion, at 5.5 mm
+    assert [header.position[0] for header in holed.slices[0][:3]] == [-0.5, 2.5, 2.5]
+    assert holed.lesions["note"].tolist() == ["nearest T1W slice 4.5 mm away"]
+
+
+def test_usual_distance_is_not_the_gap_in_a_stack_of_three(tmp_path: Path) -> None:
+    t2, t1 = study(1)
+    reading, table = reading_of(tmp_path, replace(t2, slices=4), t1), table_of(tmp_path, annotation("A", 1, t2, 1, BOX))
+    holed = build_cohort(without_slice(reading, t2, 2), table)
+    assert holed.lesions["note"].tolist() == ["T2W slice repeated at a gap"]
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("repeated", [0, 1])
+def test_repeated_positions_are_never_guessed_about(tmp_path: Path, repeated: int, explicit: bool) -> None:
+    stacks = t2, t1 = study(1)
+    row = annotation("A", 1, t2, 3, BOX)
+    named = {"t1_series_uid": t1.uid, "t2_series_uid": t2.uid} if explicit else {}
+    target = stacks[repeated]
+    corner = tuple(target.position(5))
+    twice = altered(
+        reading_of(tmp_path, t2, t1),
+        target,
+        lambda header: replace(header, position=corner) if header.sop_instance_uid == target.sop(6) else header,
+    )
+    problem = exclusion(build_cohort(twice, table_of(tmp_path, {**row, **named})))
+    assert (problem["item"], problem["reason"]) == (target.uid, "several images at one position")
+
+
+def test_conflicting_images_exclude_where_they_are_used(tmp_path: Path) -> None:
+    t2, t1 = study(1)
+    reading, table = reading_of(tmp_path, t2, t1), table_of(tmp_path, annotation("A", 1, t2, 3, BOX))
+    for stack in (t2, t1):
+        for index in range(stack.slices):
+            cohort = build_cohort(replace(reading, conflicting=frozenset({stack.sop(index)})), table)
+            assert cohort.lesions.empty == (index in (2, 3, 4))
+            if cohort.lesions.empty:
+                problem = exclusion(cohort)
+                assert (problem["item"], problem["reason"][:16]) == (stack.sop(index), "different images")
+    dropped = replace(without_slice(reading, t2, 3), conflicting=frozenset({t2.sop(3)}))
+    assert "different images" in exclusion(build_cohort(dropped, table))["reason"]
 
 
 def test_box_is_made_square_about_its_centre(tmp_path: Path) -> None:
@@ -137,14 +199,124 @@ def test_box_is_made_square_about_its_centre(tmp_path: Path) -> None:
     assert lesion["note"] == "box made square"
 
 
-def test_explicit_t1_series_settles_ambiguity(tmp_path: Path) -> None:
+PLAIN, ENHANCED, SUPPRESSED = (), ("contrast-enhanced",), ("fat-suppressed",)
+
+
+@pytest.mark.parametrize(
+    ("traits", "chosen", "reason"),
+    [
+        ([PLAIN, ENHANCED], 0, ""),
+        ([SUPPRESSED, PLAIN, ENHANCED], 1, ""),
+        ([("localizer",), PLAIN], 1, ""),
+        ([PLAIN, PLAIN, ENHANCED], None, "several sagittal T1W series: 1.7.0 (7 slices), 1.7.1 (7 slices)"),
+        (
+            [ENHANCED, ENHANCED + SUPPRESSED],
+            None,
+            "no plain sagittal T1W series in the study; 1.7.0 (contrast-enhanced, 7 slices), "
+            "1.7.1 (contrast-enhanced, fat-suppressed, 7 slices)",
+        ),
+        ([("localizer",)], None, "no plain sagittal T1W series in the study"),
+    ],
+)
+def test_the_only_plain_t1_series_is_taken(
+    tmp_path: Path, traits: list[tuple[str, ...]], chosen: int | None, reason: str
+) -> None:
     t2, t1 = study(1)
-    again = replace(t1, uid="1.2.3.1.5")
+    stacks = [replace(t1, uid=f"1.7.{number}") for number in range(len(traits))]
+    reading, row = reading_of(tmp_path, t2, *stacks), annotation("A", 1, t2, 3, BOX)
+    for stack, its_traits in zip(stacks, traits, strict=True):
+        reading = with_traits(reading, stack, *its_traits)
+    cohort = build_cohort(reading, table_of(tmp_path, row))
+    if chosen is None:
+        problem = exclusion(cohort)
+        assert (problem["item"], problem["reason"]) == (t2.study, reason)
+        assert "t1_series_uid" in problem["remedy"]
+    else:
+        assert cohort.lesions["t1_series_uid"].tolist() == [stacks[chosen].uid]
+    for stack in stacks:  # named, each can be used
+        named = build_cohort(reading, table_of(tmp_path, {**row, "t1_series_uid": stack.uid}))
+        assert named.lesions["t1_series_uid"].tolist() == [stack.uid]
+
+
+@pytest.mark.parametrize("weighting", [None, "T2W"])
+def test_t1_series_without_telling_headers_has_to_be_named(tmp_path: Path, weighting: Any) -> None:
+    t2, t1 = study(1)
+    unknown = altered(reading_of(tmp_path, t2, t1), t1, lambda header: replace(header, weighting=weighting))
     row = annotation("A", 1, t2, 3, BOX)
-    problem = exclusion(cohort_of(tmp_path / "open", [t2, t1, again], [row]))
-    assert problem["reason"] == f"several sagittal T1W series: {t1.uid}, {again.uid}"
-    settled = cohort_of(tmp_path / "settled", [t2, t1, again], [{**row, "t1_series_uid": again.uid}])
-    assert settled.lesions["t1_series_uid"].tolist() == [again.uid]
+    problem = exclusion(build_cohort(unknown, table_of(tmp_path, row)))
+    listed = f"; of unknown weighting: {t1.uid} (7 slices)" if weighting is None else ""
+    assert problem["reason"] == f"no plain sagittal T1W series in the study{listed}"
+    named = build_cohort(unknown, table_of(tmp_path, {**row, "t1_series_uid": t1.uid}))
+    assert named.lesions["t1_series_uid"].tolist() == [t1.uid]
+
+
+def test_named_t1_series_may_be_of_another_study(tmp_path: Path) -> None:
+    (t2, t1), other = study(1), study(1, uid="1.2.3.8.1", study="1.2.3.8")[1]
+    row = {**annotation("A", 1, t2, 3, BOX), "t1_series_uid": other.uid}
+    assert cohort_of(tmp_path, [t2, t1, other], [row]).lesions["t1_series_uid"].tolist() == [other.uid]
+
+
+@pytest.mark.parametrize("trait", ["fat-suppressed", "contrast-enhanced", "localizer", "T1W"])
+def test_annotated_series_that_is_not_plain_has_to_be_named(tmp_path: Path, trait: Any) -> None:
+    t2, t1 = study(1)
+    reading, row = reading_of(tmp_path, t2, t1), annotation("A", 1, t2, 3, BOX)
+    if trait == "T1W":
+        reading = altered(reading, t2, lambda header: replace(header, weighting="T1W"))
+    else:
+        reading = with_traits(reading, t2, trait)
+    problem = exclusion(build_cohort(reading, table_of(tmp_path, row)))
+    assert problem["reason"] == f"the annotated slice is not of a plain T2W series but {trait}"
+    assert f"write {t2.uid} in t2_series_uid" in problem["remedy"]
+    named = build_cohort(reading, table_of(tmp_path, {**row, "t2_series_uid": t2.uid}))
+    assert named.lesions[["t1_series_uid", "t2_series_uid"]].to_numpy().tolist() == [[t1.uid, t2.uid]]
+
+
+def test_of_several_t1_series_the_one_in_the_t2_frame_of_reference_is_taken(tmp_path: Path) -> None:
+    (t2, t1), moved = study(1), study(1, uid="1.7.1", frame_of_reference="5.5")[1]
+    cohort = cohort_of(tmp_path, [t2, t1, moved], [annotation("A", 1, t2, 3, BOX)])
+    assert cohort.lesions["t1_series_uid"].tolist() == [t1.uid]
+    again = replace(moved, uid="1.7.2")
+    problem = exclusion(cohort_of(tmp_path / "both", [t2, moved, again], [annotation("A", 1, t2, 3, BOX)]))
+    assert problem["reason"] == "several sagittal T1W series: 1.7.1 (7 slices), 1.7.2 (7 slices)"
+
+
+LUMBAR = {"centre": (3.0, -20.0, -80.0), "directions": tilted((3, 0, 0))}
+
+
+def test_of_several_t1_series_the_one_that_covers_the_lesion_is_taken(tmp_path: Path) -> None:
+    (t2, t1), lumbar = study(1), study(1, uid="1.7.1", **LUMBAR)[1]
+    lumbar_t2 = replace(lumbar, uid="1.7.2", tags=t2.tags)
+    rows = [annotation("A", 1, t2, 3, BOX), annotation("A", 1, lumbar_t2, 3, BOX)]
+    cohort = cohort_of(tmp_path, [t2, t1, lumbar, lumbar_t2], rows)
+    assert cohort.lesions["t1_series_uid"].tolist() == [t1.uid, lumbar.uid]
+
+
+@pytest.mark.parametrize("named", ["", "1.2.3.1.1"])
+def test_of_several_stacks_of_a_series_the_one_that_covers_the_lesion_is_taken(tmp_path: Path, named: str) -> None:
+    (t2, t1), lumbar = study(1), study(1, uid="1.7.1", **LUMBAR)[1]
+    row = {**annotation("A", 1, t2, 3, BOX), "t1_series_uid": named}
+    reading = reading_of(tmp_path, t2, t1, lumbar)
+    stacks = altered(reading, lumbar, lambda header: replace(header, series_instance_uid=t1.uid))
+    assert set(uids(build_cohort(stacks, table_of(tmp_path, row)))[:3]) == {t1.sop(index) for index in (2, 3, 4)}
+    echo = replace(t1, uid="1.7.9")
+    echoes = altered(
+        reading_of(tmp_path / "echoes", t2, t1, echo), echo, lambda header: replace(header, series_instance_uid=t1.uid)
+    )
+    problem = exclusion(build_cohort(echoes, table_of(tmp_path, row)))
+    assert problem["reason"] == f"several sagittal T1W series: {t1.uid} (7 slices), {t1.uid} (7 slices)"
+    assert "stacks" in problem["remedy"]
+
+
+def test_the_t2_series_is_not_its_own_t1_series(tmp_path: Path) -> None:
+    t2, t1 = study(1)
+    row = {**annotation("A", 1, t2, 3, BOX), "t1_series_uid": t2.uid}
+    assert "no sagittal series beside the T2W one" in exclusion(cohort_of(tmp_path, [t2, t1], [row]))["reason"]
+
+
+def test_a_named_t1_series_must_be_sagittal(tmp_path: Path) -> None:
+    t2, t1 = study(1, directions=CORONAL)
+    row = {**annotation("A", 1, t2, 3, BOX), "t1_series_uid": t1.uid}
+    assert "no sagittal series beside the T2W one" in exclusion(cohort_of(tmp_path, [t2, t1], [row]))["reason"]
 
 
 def test_axial_and_foreign_t1_series_are_no_candidates(tmp_path: Path) -> None:
@@ -155,15 +327,11 @@ def test_axial_and_foreign_t1_series_are_no_candidates(tmp_path: Path) -> None:
     assert cohort.lesions["t1_series_uid"].tolist() == [t1.uid]
 
 
-def axis_swapped(stack: Stack) -> Stack:
-    return replace(stack, directions=np.array([[1.0, 0, 0], [0, 0, -1.0]]))
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"sop_instance_uid": "9.9"}, "no readable image"),
-        ({"t1_series_uid": "9.9"}, "no sagittal T1W series of t1_series_uid"),
+        ({"t1_series_uid": "9.9"}, "no sagittal series beside the T2W one"),
         ({"t2_series_uid": "9.9"}, "belongs to series 1.2.3.1.2"),
         ({"x_max": 10.0}, "empty or reversed"),
         ({"y_max": 3.0}, "empty or reversed"),
@@ -184,8 +352,8 @@ def test_row_at_fault_excludes_its_patient_only(tmp_path: Path, change: dict[str
     ("t1_geometry", "reason"),
     [
         ({"frame_of_reference": "5.5"}, "do not share a frame of reference"),
-        ({"tags": {"RepetitionTime": 3000.0, "EchoTime": 80.0}}, "no sagittal T1W series in the study"),
-        ({"directions": np.array([[1.0, 0, 0], [0, 0, -1.0]])}, "no sagittal T1W series in the study"),
+        ({"tags": {"RepetitionTime": 3000.0, "EchoTime": 80.0}}, "no plain sagittal T1W series in the study"),
+        ({"directions": CORONAL}, "no plain sagittal T1W series in the study"),
         ({"centre": (40.0, -20.0, 11.0)}, "25.0 mm from the nearest T1W slice"),
         ({"centre": (3.0, 60.0, 11.0)}, "outside the T1W image"),
     ],
@@ -198,17 +366,71 @@ def test_unfit_t1_series_excludes(tmp_path: Path, t1_geometry: dict[str, Any], r
 
 def test_missing_frame_of_reference_is_no_common_one(tmp_path: Path) -> None:
     t2, t1 = (replace(stack, frame_of_reference="") for stack in study(1))
-    problem = exclusion(cohort_of(tmp_path, [t2, t1], [annotation("A", 1, t2, 3, BOX)]))
+    rows = [annotation("A", 1, t2, index, BOX) for index in (2, 3)]
+    problem = exclusion(cohort_of(tmp_path, [t2, t1], rows))  # told once, not for each slice
     assert "do not share a frame of reference" in problem["reason"]
+    assert "data.registration=rigid" in problem["remedy"]
 
 
 def test_annotated_slice_must_be_sagittal_and_not_t1(tmp_path: Path) -> None:
     t2, t1 = study(1)
     on_t1 = exclusion(cohort_of(tmp_path / "t1", [t2, t1], [annotation("A", 1, t1, 3, BOX)]))
-    assert "is T1W" in on_t1["reason"]
-    coronal = axis_swapped(t2)
+    assert on_t1["reason"].endswith("not of a plain T2W series but T1W")
+    coronal = replace(t2, directions=CORONAL)
     turned = exclusion(cohort_of(tmp_path / "cor", [coronal, t1], [annotation("A", 1, coronal, 3, BOX)]))
     assert "not sagittal" in turned["reason"]
+
+
+def shifted(t1: Series, t2: Series, millimetres: float = 0.0) -> Series:
+    """The T1W series moved along x, in the frame of reference of the T2W series."""
+
+    def move(header: SliceHeader) -> SliceHeader:
+        x, *others = header.position
+        return replace(header, position=(x + millimetres, *others), frame_of_reference_uid=t2.frame_of_reference_uid)
+
+    return Series(tuple(map(move, t1.slices)))
+
+
+@pytest.mark.parametrize("frame", ["1.2.3.1.9", "5.5", ""])
+def test_with_alignment_the_moved_t1_series_is_used_whatever_its_frame(tmp_path: Path, frame: str) -> None:
+    t2, t1 = study(1, frame_of_reference=frame, centre=(11.0, -20.0, 11.0))
+    reading, table = reading_of(tmp_path, t2, t1), table_of(tmp_path, annotation("A", 1, t2, 3, BOX))
+    cohort = build_cohort(reading, table, align=lambda t1, t2: shifted(t1, t2, -8.0))
+    assert cohort.excluded.empty
+    assert [header.position[0] for header in cohort.slices[0]] == [-1.0, 3.0, 7.0] * 2
+
+
+def test_an_aligned_series_must_cover_the_lesion_and_a_failed_one_excludes(tmp_path: Path) -> None:
+    t2, t1 = study(1, frame_of_reference="5.5")
+    reading, table = reading_of(tmp_path, t2, t1), table_of(tmp_path, annotation("A", 1, t2, 3, BOX))
+    away = exclusion(build_cohort(reading, table, align=lambda t1, t2: shifted(t1, t2, 60.0)))
+    assert away["reason"] == "the lesion slice lies 48.0 mm from the nearest T1W slice"
+
+    def fail(t1: Series, _: Series) -> Series:
+        raise ExclusionError(t1.uid, "no overlap", "look at it")
+
+    failed = exclusion(build_cohort(reading, table, align=fail))
+    assert (failed["item"], failed["reason"]) == (t1.uid, "no overlap")
+
+
+def test_series_pairs_are_those_that_are_aligned(tmp_path: Path) -> None:
+    (t2, t1), (other_t2, other_t1), (alone, _) = study(1), study(2, frame_of_reference="5.5"), study(3)
+    second = replace(t1, uid="1.7.1")
+    rows = [annotation("A", 1, t2, index, BOX) for index in (2, 3)]
+    rows = [{**row, "t1_series_uid": uid} for row in rows for uid in (t1.uid, second.uid)][:3]
+    rows += [annotation("B", 0, other_t2, 3, BOX), annotation("C", 0, alone, 3, BOX)]
+    reading = reading_of(tmp_path, t2, t1, other_t2, other_t1, alone, second)
+    asked: list[tuple[Series, Series]] = []
+
+    def align(t1: Series, t2: Series) -> Series:
+        asked.append((t1, t2))
+        return shifted(t1, t2)
+
+    build_cohort(reading, table_of(tmp_path, *rows), align=align)
+    pairs = series_pairs(reading, table_of(tmp_path, *rows))
+    assert sorted((t1.uid, t2.uid) for t1, t2 in pairs) == sorted({(t1.uid, t2.uid) for t1, t2 in asked})
+    assert len(pairs) == 3
+    assert set(map(id, sum(pairs, ()))) == set(map(id, sum(asked, ())))
 
 
 def test_patient_with_two_labels_or_sites_is_excluded(tmp_path: Path) -> None:
@@ -216,13 +438,63 @@ def test_patient_with_two_labels_or_sites_is_excluded(tmp_path: Path) -> None:
     rows = [annotation("A", 0, t2, 2, BOX), annotation("A", 1, t2, 3, BOX)]
     assert exclusion(cohort_of(tmp_path / "label", [t2, t1], rows))["item"] == "label"
     rows = [{**annotation("A", 0, t2, 2 + place, BOX), "site": site} for place, site in enumerate("XY")]
-    assert exclusion(cohort_of(tmp_path / "site", [t2, t1], rows))["reason"] == "several values: X, Y"
+    assert exclusion(cohort_of(tmp_path / "site", [t2, t1], rows))["reason"] == "several values: 'X', 'Y'"
 
 
-def test_one_study_under_two_patients_is_a_leak_and_excludes_both(tmp_path: Path) -> None:
+def two_patients(folder: Path, label: int = 0) -> tuple[Reading, list[dict[str, Any]], Stack]:
+    """One study annotated under A and B."""
     t2, t1 = study(1)
-    rows = [annotation("A", 0, t2, 2, BOX), annotation("B", 0, t2, 3, BOX)]
-    cohort = cohort_of(tmp_path, [t2, t1], rows)
+    return reading_of(folder, t2, t1), [annotation("A", 0, t2, 2, BOX), annotation("B", label, t2, 3, BOX)], t2
+
+
+def test_one_study_under_two_patients_stops(tmp_path: Path) -> None:
+    reading, rows, t2 = two_patients(tmp_path)
+    with pytest.raises(LeakageError, match=f"'{t2.study}': the same study under several patient_id: 'A', 'B'"):
+        build_cohort(reading, table_of(tmp_path, *rows))
+
+
+def test_one_study_under_two_patients_excludes_both_if_told(tmp_path: Path) -> None:
+    reading, rows, t2 = two_patients(tmp_path)
+    cohort = build_cohort(reading, table_of(tmp_path, *rows), leakage="exclude")
     assert cohort.lesions.empty
-    assert cohort.excluded["patient_id"].tolist() == ["A", "B"]
-    assert set(cohort.excluded["item"]) == {t2.study}
+    assert cohort.excluded[["patient_id", "item"]].to_numpy().tolist() == [["A", t2.study], ["B", t2.study]]
+
+
+def test_one_study_under_two_patients_makes_one_patient_if_told(tmp_path: Path) -> None:
+    reading, rows, t2 = two_patients(tmp_path)
+    again = {**rows[0], "patient_id": "B"}  # the same box drawn under both identifiers
+    cohort = build_cohort(reading, table_of(tmp_path, *rows, again), leakage="merge")
+    assert cohort.lesions["patient_id"].tolist() == ["A", "A"]
+    assert cohort.lesions["sop_instance_uid"].tolist() == [t2.sop(2), t2.sop(3)]
+    assert cohort.excluded.empty
+
+
+def test_merged_patients_with_two_labels_are_excluded(tmp_path: Path) -> None:
+    reading, rows, _ = two_patients(tmp_path, label=1)
+    problem = exclusion(build_cohort(reading, table_of(tmp_path, *rows), leakage="merge"))
+    assert (problem["patient_id"], problem["item"], problem["reason"]) == ("A", "label", "several values: '0', '1'")
+
+
+def test_earlier_exclusions_hold_for_the_patient_and_for_whom_it_is_merged_into(tmp_path: Path) -> None:
+    reading, rows, t2 = two_patients(tmp_path)
+    earlier = {"patient_id": "B", "item": "roi.mrk.json", "reason": "no box", "remedy": "redraw"}
+    alone = build_cohort(reading, table_of(tmp_path, annotation("B", 0, t2, 3, BOX)), [earlier])
+    assert exclusion(alone) == earlier
+    merged = build_cohort(reading, table_of(tmp_path, *rows), [earlier], leakage="merge")
+    assert exclusion(merged) == {**earlier, "patient_id": "A"}
+
+
+def test_named_t1_series_of_another_patients_study_leaks(tmp_path: Path) -> None:
+    (t2, t1), (other_t2, other_t1) = study(1), study(2)
+    rows = [{**annotation("A", 0, t2, 2, BOX), "t1_series_uid": other_t1.uid}, annotation("B", 0, other_t2, 3, BOX)]
+    with pytest.raises(LeakageError, match=f"'{other_t2.study}': the same study under several patient_id: 'A', 'B'"):
+        cohort_of(tmp_path, [t2, t1, other_t2, other_t1], rows)
+
+
+def test_one_series_in_two_studies_leaks(tmp_path: Path) -> None:
+    (t2, t1), (other_t2, other_t1) = study(1), study(2)
+    rows = [annotation("A", 0, t2, 2, BOX), annotation("B", 0, other_t2, 3, BOX)]
+    reading = reading_of(tmp_path, t2, t1, other_t2, other_t1)
+    shared = altered(reading, other_t2, lambda header: replace(header, series_instance_uid=t2.uid))
+    with pytest.raises(LeakageError, match=f"'{t2.uid}': the same series under several patient_id: 'A', 'B'"):
+        build_cohort(shared, table_of(tmp_path, *rows))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from datasets.series_rules import SeriesRules
 from sweep.compose import default_settings, load_settings
 from sweep.settings import SettingsError
 
@@ -125,3 +126,7 @@ def test_the_studys_protocol() -> None:
 
 def test_the_defaults_stop_early_on_an_inner_split() -> None:
     assert default_settings()["training"]["early_stopping"] == "inner"
+
+
+def test_conf_repeats_the_default_rules_of_series() -> None:
+    assert load_settings([]).data.series == SeriesRules()

@@ -1,23 +1,39 @@
-"""Reading: order along the normal, classification, pixels, foreign files, privacy."""
+"""Reading: order along the normal, foreign files, duplicates, multi-frame images, stacks, contrast, privacy."""
 
 import multiprocessing
 import os
-import shutil
+import warnings
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import UID
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, RLELossless
 
-from datasets.dicom import list_files, read_series
+from datasets.dicom import Series, list_files, read_series
 from datasets.pixels import read_pixels
 from datasets.series_rules import SeriesRules
-from tests.mr_files import T1W, Stack, series_in, slice_dataset, study, tilted, write_stack
+from tests.mr_files import (
+    T1W,
+    T2W,
+    Stack,
+    enhanced_dataset,
+    read_folder,
+    series_in,
+    slice_dataset,
+    study,
+    texture,
+    tilted,
+    write_stack,
+)
 
 sitk = pytest.importorskip("SimpleITK")
+FILES = Path(__file__).parent / "files"
 
 
 @pytest.mark.parametrize("degrees", [(0, 0, 0), (0, 0, 180), (4, -12, 9), (170, 3, -5)])
@@ -50,72 +66,270 @@ def test_real_series_agrees_with_simpleitk(shared: Path) -> None:
     assert len(ours) == 12
     assert ours in (names, names[::-1])
     assert series.is_sagittal
+    assert series.weighting == "T1W"
+    assert not series.traits
     for header in series.slices[::4]:
         np.testing.assert_array_equal(read_pixels(header), sitk.GetArrayFromImage(sitk.ReadImage(str(header.path)))[0])
 
 
-def test_real_encodings_decode_to_the_same_pixels_or_name_the_transfer_syntax(shared: Path, tmp_path: Path) -> None:
-    folder = shared / "data" / "transfer-syntaxes"
-    expected = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "1.dcm")))[0]
-    decoded = 0
-    for source in sorted(folder.glob("*.dcm")):
-        encoded = tmp_path / source.stem / source.name
-        encoded.parent.mkdir()
-        shutil.copy(source, encoded)
-        ((header,),) = (series.slices for series in series_in(encoded.parent))
-        syntax = pydicom.dcmread(source, stop_before_pixels=True).file_meta.TransferSyntaxUID
-        try:
-            np.testing.assert_array_equal(read_pixels(header), expected)
-            decoded += 1
-        except ValueError as error:
-            assert syntax.is_compressed, source.name
-            assert UID(syntax).name in str(error)
-            assert str(tmp_path) not in str(error)
-    assert decoded >= 4  # explicit and implicit little endian, big endian, RLE
-
-
-def test_pixels_are_rescaled_and_signed(tmp_path: Path) -> None:
-    t2, _ = study(1)
-    stored = np.arange(t2.rows * t2.columns, dtype=float).reshape(t2.rows, t2.columns)
-    dataset = slice_dataset(t2, 0, stored)
-    dataset.PixelRepresentation, dataset.RescaleSlope, dataset.RescaleIntercept = 1, 2.5, -100.0
-    dataset.PixelData = (stored - 1000).astype("<i2").tobytes()
-    dataset.save_as(tmp_path / "one", enforce_file_format=True)
-    pixels = read_pixels(series_in(tmp_path)[0].slices[0])
-    assert pixels.dtype == np.float32
-    np.testing.assert_allclose(pixels, (stored - 1000) * 2.5 - 100)
-
-
-def test_truncated_pixels_give_a_reason(tmp_path: Path) -> None:
-    t2, _ = study(1)
-    slice_dataset(t2, 0, np.zeros((t2.rows, t2.columns))).save_as(tmp_path / "one", enforce_file_format=True)
-    content = (tmp_path / "one").read_bytes()
-    (tmp_path / "one").write_bytes(content[:-500])
-    with pytest.raises(ValueError, match=r"cannot be decoded \(Explicit VR Little Endian"):
-        read_pixels(series_in(tmp_path)[0].slices[0])
+def enlarge(dataset: Dataset) -> None:
+    dataset.Rows = dataset.Columns = 3000
 
 
 def test_foreign_files_are_skipped_and_counted(tmp_path: Path) -> None:
     t2, _ = study(1)
     write_stack(tmp_path, t2)
     zeros = np.zeros((t2.rows, t2.columns))
-    multi_frame, no_position = slice_dataset(t2, 20, zeros), slice_dataset(t2, 21, zeros)
-    multi_frame.NumberOfFrames = 3
-    del no_position.ImagePositionPatient
-    for name, dataset in {"m": multi_frame, "p": no_position, "again": slice_dataset(t2, 0, zeros)}.items():
-        dataset.save_as(tmp_path / name, enforce_file_format=True)
+    damages: dict[str, Callable[[Dataset], object]] = {
+        "multi-frame image without functional groups for every frame": lambda d: setattr(d, "NumberOfFrames", 3),
+        "image without position, orientation or pixel spacing": lambda d: delattr(d, "ImagePositionPatient"),
+        "image with impossible orientation or pixel spacing": lambda d: setattr(d, "PixelSpacing", [0, 1]),
+        "image with a missing or malformed UID": lambda d: setattr(d, "SeriesInstanceUID", "=cmd()"),
+        "colour image": lambda d: setattr(d, "SamplesPerPixel", 3),
+        "image size beyond measure": enlarge,
+        "not an image": lambda d: delattr(d, "Rows"),
+    }
+    for number, damage in enumerate(damages.values()):
+        dataset = slice_dataset(t2, 20 + number, zeros)
+        damage(dataset)
+        dataset.save_as(tmp_path / f"damage {number}", enforce_file_format=True)
     (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / "empty").touch()
-    (tmp_path / "cut").write_bytes((tmp_path / "m").read_bytes()[:200])
+    (tmp_path / "cut").write_bytes((tmp_path / "damage 0").read_bytes()[:200])
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe")
+    reading = read_folder(tmp_path)
+    assert [len(one.slices) for one in reading.series] == [t2.slices]
+    cut = reading.skipped.pop("unreadable header", 0) + reading.skipped.pop("not an image", 0)
+    assert cut == 2
+    assert reading.skipped == {"not DICOM": 2, **{reason: 1 for reason in damages if reason != "not an image"}}
+
+
+def test_an_unreadable_file_is_counted(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as executor:
-        reading = read_series(list_files(tmp_path, leave_out=tmp_path / "cache"), executor, SeriesRules())
-    series, skipped = reading.series, reading.skipped
-    assert [len(one.slices) for one in series] == [t2.slices]
-    assert skipped["not DICOM"] == 2
-    assert skipped["SOPInstanceUID read before"] == 1
-    assert skipped["not a single-frame image with a position"] + skipped["unreadable header"] == 3
+        reading = read_series([tmp_path / "gone", tmp_path], executor, SeriesRules())
+    assert reading.skipped == {"unreadable file": 2}
+
+
+def test_pydicoms_own_copies_in_eight_encodings_are_one_image_and_the_truncated_one_conflicts(tmp_path: Path) -> None:
+    folder = Path(pydicom.__file__).parent / "data" / "test_files"
+    copies = list(folder.glob("MR_small*.dcm"))
+    assert len(copies) == 8
+    for path in copies:
+        (tmp_path / path.name).symlink_to(path)
+    reading = read_folder(tmp_path)
+    assert reading.skipped == {"duplicate of another file": 7}
+    assert not reading.conflicting
+    (tmp_path / "cut").symlink_to(folder / "MR_truncated.dcm")
+    assert read_folder(tmp_path).conflicting == {reading.series[0].slices[0].sop_instance_uid}
+
+
+def test_dicomdir_is_counted_and_files_without_meta_header_are_looked_into(tmp_path: Path) -> None:
+    folder = Path(pydicom.__file__).parent / "data" / "test_files"
+    names = ["dicomdirtests/DICOMDIR", "dicomdirtests/DICOMDIR-bigEnd", "ExplVR_BigEndNoMeta.dcm"]
+    for number, name in enumerate(names):
+        (tmp_path / str(number)).symlink_to(folder / name)
+    assert read_folder(tmp_path).skipped == {"DICOMDIR": 2, "not an image": 1}
+
+
+def test_linked_folders_are_read_once_and_loops_end(tmp_path: Path) -> None:
+    t2, t1 = study(1)
+    write_stack(tmp_path / "elsewhere", t1)
+    root = tmp_path / "root"
+    write_stack(root / "a" / "b", t2)
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    (root / "again").symlink_to(tmp_path / "elsewhere")
+    (root / "a" / "b" / "loop").symlink_to(root)
+    (root / "self").symlink_to(root / "self")
+    (root / "cache").symlink_to(tmp_path / "cache")
+    write_stack(tmp_path / "cache", study(2)[0])
+    assert len(list_files(root, leave_out=tmp_path / "cache")) == t1.slices + t2.slices
+    assert len(list_files(root, leave_out=tmp_path / "nowhere")) == t1.slices + 2 * t2.slices
+
+
+@pytest.mark.parametrize("syntax", [None, RLELossless])
+def test_copies_of_one_image_are_one(tmp_path: Path, syntax: UID | None) -> None:
+    t2, _ = study(1)
+    write_stack(tmp_path / "a", t2)
+    write_stack(tmp_path / "b", t2)
+    for path in (tmp_path / "b").iterdir():
+        dataset = pydicom.dcmread(path)
+        if syntax:
+            dataset.compress(syntax, generate_instance_uid=False)
+        dataset.ContentDate = "20200101"
+        dataset.save_as(path)
+    reading = read_folder(tmp_path)
+    assert [len(series.slices) for series in reading.series] == [t2.slices]
+    assert reading.skipped == {"duplicate of another file": t2.slices}
+    assert not reading.conflicting
+
+
+def test_different_images_under_one_uid_conflict(tmp_path: Path) -> None:
+    t2, t1 = study(1)
+    write_stack(tmp_path / "t1", t1)
+    write_stack(tmp_path / "t2", t2)
+    for name, index in {"pixels": 2, "position": 3}.items():
+        dataset = slice_dataset(t2, index, texture(t2.points(index)))
+        if name == "pixels":
+            dataset.PixelData = bytes(len(dataset.PixelData))
+        else:
+            dataset.SeriesInstanceUID, dataset.ImagePositionPatient = t1.uid, list(t2.position(9))
+        dataset.save_as(tmp_path / name, enforce_file_format=True)
+    reading = read_folder(tmp_path)
+    assert reading.conflicting == {t2.sop(2), t2.sop(3)}
+    assert not reading.skipped
+    assert {series.uid: len(series.slices) for series in reading.series} == {t1.uid: t1.slices + 1, t2.uid: t2.slices}
+
+
+def facts(series: Series) -> list[tuple[object, ...]]:
+    return [
+        (header.position, header.orientation, header.pixel_spacing, header.rows, header.columns, header.weighting)
+        for header in series.slices
+    ]
+
+
+@pytest.mark.parametrize("converted", [False, True], ids=["enhanced", "legacy converted"])
+@pytest.mark.parametrize("which", [0, 1], ids=["T2W", "T1W"])
+def test_a_multi_frame_image_reads_as_its_slices_do(tmp_path: Path, which: int, converted: bool) -> None:
+    stack = replace(study(1)[which], directions=tilted((4, -12, 9)))
+    write_stack(tmp_path / "single", stack)
+    order = [3, 0, 6, 1, 5, 2, 4]
+    if converted:
+        dataset = legacy_converted([slice_dataset(stack, index, texture(stack.points(index))) for index in order])
+    else:
+        dataset = enhanced_dataset(stack, order=order)
+    (tmp_path / "multi").mkdir()
+    dataset.save_as(tmp_path / "multi" / "image", enforce_file_format=True)
+    (single,), (multi,) = series_in(tmp_path / "single"), series_in(tmp_path / "multi")
+    assert facts(multi) == facts(single)
+    frames = [int(header.sop_instance_uid.removeprefix(f"{dataset.SOPInstanceUID}#")) for header in multi.slices]
+    assert frames not in (sorted(frames), sorted(frames)[::-1]) or converted  # highdicom sorts them
+    image = sitk.ReadImage(str(tmp_path / "multi" / "image"))
+    for one, other, frame in zip(single.slices, multi.slices, frames, strict=True):
+        np.testing.assert_array_equal(read_pixels(other), read_pixels(one))
+        np.testing.assert_array_equal(read_pixels(other), sitk.GetArrayFromImage(image)[frame - 1])
+
+
+def legacy_converted(singles: list[Dataset]) -> Dataset:
+    """By highdicom, an independent writer."""
+    highdicom = pytest.importorskip("highdicom.legacy")
+    for single in singles:
+        single.InstanceNumber, single.StudyDate, single.StudyTime, single.PatientName = 1, "", "", ""
+        single.Manufacturer, single.AccessionNumber, single.PatientBirthDate, single.PatientSex = "", "", "", ""
+        single.StudyID, single.ReferringPhysicianName, single.SeriesNumber, single.SliceThickness = "", "", 1, 4
+        single.ImageType = ["ORIGINAL", "PRIMARY", "M"]
+    converted: Dataset = highdicom.LegacyConvertedEnhancedMRImage(
+        singles, series_instance_uid="1.2.3.4", series_number=1, sop_instance_uid="1.2.3.4.5", instance_number=1
+    )
+    return converted
+
+
+def test_frames_may_be_rescaled_one_by_one(tmp_path: Path) -> None:
+    stack, _ = study(1)
+    dataset = enhanced_dataset(stack, lambda points: np.full(points.shape[:2], 10.0))
+    for slope, group in enumerate(dataset.PerFrameFunctionalGroupsSequence, start=1):
+        item = Dataset()
+        item.RescaleSlope, item.RescaleIntercept = slope, -5
+        group.PixelValueTransformationSequence = [item] if slope > 1 else []
+    shared = Dataset()
+    shared.RescaleSlope, shared.RescaleIntercept = 100, 0
+    dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence = [shared]
+    dataset.save_as(tmp_path / "image", enforce_file_format=True)
+    values = {header.frame: read_pixels(header).max() for header in series_in(tmp_path)[0].slices}
+    assert values == {0: 1000, **{frame: 10 * (frame + 1) - 5 for frame in range(1, stack.slices)}}
+
+
+def test_the_header_of_a_multi_frame_image_is_read_without_its_pixels(tmp_path: Path) -> None:
+    stack, _ = study(1)
+    enhanced_dataset(stack).save_as(tmp_path / "image", enforce_file_format=True)
+    content = (tmp_path / "image").read_bytes()
+    (tmp_path / "image").write_bytes(content[: content.rfind(b"\xe0\x7f\x10\x00")])
+    assert len(series_in(tmp_path)[0].slices) == stack.slices
+
+
+def test_more_frames_than_functional_groups_are_a_lie(tmp_path: Path) -> None:
+    dataset = enhanced_dataset(study(1)[0])
+    dataset.NumberOfFrames = 2_000_000_000
+    dataset.save_as(tmp_path / "image", enforce_file_format=True)
+    assert read_folder(tmp_path).skipped == {"multi-frame image without functional groups for every frame": 1}
+
+
+def written_again(folder: Path, stack: Stack, name: str, **tags: Any) -> None:
+    """The stack once more in the same series, with other images at the same places."""
+    for index in range(stack.slices):
+        dataset = slice_dataset(replace(stack, tags={**stack.tags, **tags}), index, texture(stack.points(index)))
+        dataset.SOPInstanceUID = UID(f"{stack.sop(index)}.{len(name)}{index}")
+        dataset.save_as(folder / f"{name}{index}", enforce_file_format=True)
+
+
+def test_two_echoes_in_one_series_become_two_series(tmp_path: Path) -> None:
+    stack = replace(study(1)[0], tags={"RepetitionTime": 3000.0, "EchoTime": 100.0})
+    write_stack(tmp_path, stack)
+    written_again(tmp_path, stack, "proton", EchoTime=20.0)
+    for number, path in enumerate(sorted(tmp_path.iterdir())):  # interleaved acquisitions must not halve the stacks
+        dataset = pydicom.dcmread(path)
+        dataset.AcquisitionNumber = number % 2
+        dataset.save_as(path)
+    series = series_in(tmp_path)
+    assert sorted((len(one.slices), one.weighting or "") for one in series) == [(7, ""), (7, "T2W")]
+    assert not any(one.has_repeated_positions for one in series)
+
+
+def test_places_that_repeat_without_a_difference_are_told(tmp_path: Path) -> None:
+    stack, _ = study(1)
+    write_stack(tmp_path, stack)
+    written_again(tmp_path, stack, "again")
+    (series,) = series_in(tmp_path)
+    assert series.has_repeated_positions
+    assert len(series.slices) == 2 * stack.slices
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"rows": 24}, {"spacing": (1.0, 2.0)}, {"centre": (3.0, -20.0, -289.0)}],
+    ids=["size", "spacing", "station"],
+)
+def test_a_series_of_several_sizes_or_stations_becomes_several_stacks(tmp_path: Path, change: dict[str, Any]) -> None:
+    stack, _ = study(1)
+    write_stack(tmp_path, stack)
+    written_again(tmp_path, replace(stack, **change), "other")
+    series = series_in(tmp_path)
+    assert [len(one.slices) for one in series] == [stack.slices] * 2
+    assert not any(one.has_repeated_positions for one in series)
+
+
+@pytest.mark.parametrize(
+    ("tags", "traits"),
+    [
+        ({"ContrastBolusAgent": "Gadovist"}, {"contrast-enhanced"}),
+        ({"ScanOptions": ["FC", "FS"]}, {"fat-suppressed"}),
+        ({"ScanningSequence": ["SE", "IR"], "InversionTime": 160}, {"fat-suppressed"}),
+        ({"ScanningSequence": "SE", "InversionTime": 160}, set()),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, {"localizer"}),
+        ({"ImageType": ["DERIVED", "PRIMARY", "M", "WATER"]}, {"fat-suppressed"}),
+        ({"SeriesDescription": "t1_tse_sag_km"}, {"contrast-enhanced"}),
+        ({"SeriesDescription": "", "ProtocolName": "T2 STIR"}, {"fat-suppressed"}),
+        ({"ContrastBolusAgent": "", "ScanOptions": "FC", "SeriesDescription": "T2"}, set()),
+    ],
+)
+def test_traits_come_from_headers(tmp_path: Path, tags: dict[str, Any], traits: set[str]) -> None:
+    write_stack(tmp_path, replace(study(1)[0], tags={**T2W, **tags}))
+    assert series_in(tmp_path)[0].traits == traits
+
+
+@pytest.mark.parametrize(
+    ("tags", "weighting"),
+    [
+        ({"ScanningSequence": "GR", "RepetitionTime": 500, "EchoTime": 12}, None),
+        ({"ScanningSequence": ["EP", "SE"], "RepetitionTime": 4000, "EchoTime": 90}, None),
+        ({"ScanningSequence": "SE", "RepetitionTime": 500, "EchoTime": 12}, "T1W"),
+        ({"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "SeriesDescription": "矢状断 T1強調"}, "T1W"),
+        ({"RepetitionTime": None, "EchoTime": None, "ProtocolName": "t2_tse_sag"}, "T2W"),
+    ],
+)
+def test_weighting_comes_from_headers(tmp_path: Path, tags: dict[str, Any], weighting: str | None) -> None:
+    write_stack(tmp_path, replace(study(1)[0], tags=tags))
+    assert series_in(tmp_path)[0].weighting == weighting
 
 
 def test_spawned_processes_read_the_same_and_report_progress(tmp_path: Path) -> None:
@@ -143,33 +357,30 @@ def test_series_of_several_orientations_becomes_several_stacks(tmp_path: Path) -
     assert len({stack.uid for stack in stacks}) == 1
 
 
-@pytest.mark.parametrize(
-    ("repetition_time", "echo_time", "description", "expected"),
-    [
-        (400, 15, "", "T1W"),
-        (3200, 90, "", "T2W"),
-        (400, 15, "SAG T2 misnamed", "T1W"),
-        (3200, 90, "t1", "T2W"),
-        (None, None, "Sag T2 FSE", "T2W"),
-        (None, 15, "COL RACHIS SAG_T1", "T1W"),
-        (2000, 10, "sag T1w FLAIR", "T1W"),
-        (2000, 30, "PD", None),
-        (None, None, "T1 and T2", None),
-        (None, None, "at1 T10 T12 level", None),
-    ],
-)
-def test_timing_decides_before_description(
-    repetition_time: float | None, echo_time: float | None, description: str, expected: str | None
+def test_nothing_personal_leaves_the_reader(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert SeriesRules().weighting(repetition_time, echo_time, description) == expected
-
-
-def test_headers_hold_nothing_personal(shared: Path, tmp_path: Path) -> None:
-    t2: Stack = replace(study(1)[0], tags={**T1W, "PatientName": "Doe^Jane", "SeriesDescription": "T1 Jane"})
-    write_stack(tmp_path, t2)
-    source = next((shared / "data" / "sagittal-t1").glob("*.dcm"))
-    private = pydicom.dcmread(source, stop_before_pixels=True)
-    shown = repr(series_in(tmp_path)) + repr(series_in(source.parent))
-    for text in ("Jane", str(tmp_path), str(private.PatientBirthDate), str(private.SeriesDescription)):
-        assert text
-        assert text not in shown
+    private: dict[str, Any] = {
+        "PatientName": "Doe^Jane",
+        "SeriesDescription": "T1 Jane",
+        "StationName": "Jane" * 50,
+        "PatientAge": "Jane",
+    }
+    private["ImageType"], private["FrameOfReferenceUID"] = ["ORIGINAL", "PRIMARY", "Jane"], "Jane"
+    write_stack(tmp_path / "Jane", replace(study(1)[0], tags={**T1W, **private}))
+    for path in (tmp_path / "Jane").iterdir():
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"400.0", b"Jane!") if path.name < "02" else content[:-100])
+    real = pydicom.dcmread(FILES / "sagittal-t1" / "a.dcm", stop_before_pixels=True)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        reading = read_folder(tmp_path)
+        shown = [repr(reading), repr(read_folder(FILES / "sagittal-t1"))]
+        for header in reading.series[0].slices:
+            with pytest.raises(ValueError) as error:
+                read_pixels(header)
+            shown.append(str(error.value))
+    text = " ".join([*shown, caplog.text, *capfd.readouterr(), *(str(warning.message) for warning in warned)])
+    for secret in ("Jane", str(tmp_path), str(real.PatientBirthDate), str(real.SeriesDescription)):
+        assert secret
+        assert secret not in text

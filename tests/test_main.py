@@ -234,3 +234,26 @@ def test_the_summary_is_the_same_as_the_tables(run: Path) -> None:
     summary = json.dumps(json.loads((run / "summary.json").read_text()))
     best = pd.read_csv(run / "configurations.csv").nlargest(1, "mean_fold_auc").iloc[0]
     assert repr(float(best["mean_fold_auc"])) in summary
+
+
+def test_ingest_reads_the_cohort_only_and_the_sweep_goes_on_from_there(workplace: Path) -> None:
+    phantom = workplace / "LOOK"
+    assert sweep(workplace, "phantom", "LOOK", "patients=20").returncode == 0
+    files = ["name=look", "data=dicom", "data.root=LOOK", "data.annotations=LOOK/annotations.csv"]
+    done = sweep(workplace, "ingest", *files)
+    assert done.returncode == 0, done.stderr
+    assert "excluded" in done.stderr and "20 patients" in done.stderr and "ingest.html" in done.stderr
+    run = workplace / "runs" / "look"
+    assert {"cohort.csv", "excluded.csv", "ingest.html"} <= {path.name for path in run.iterdir()}
+    assert not (run / "split.csv").exists()
+    table = pd.read_csv(phantom / "annotations.csv", dtype=str)
+    lost = table["patient_id"].unique()[:3]
+    table.loc[table["patient_id"].isin(lost), "x_max"] = "9999"
+    table.to_csv(phantom / "annotations.csv", index=False)
+    for command in (["ingest"], []):
+        refused = sweep(workplace, *command, *files)
+        assert refused.returncode == 2 and "3 of 20 patients (15%) fall out" in refused.stderr
+    assert set(pd.read_csv(run / "excluded.csv", dtype=str)["patient_id"]) == set(lost)
+    tiny = [setting for setting in TINY if "phantom" not in setting and "configurations" not in setting]
+    tiny += ["folds.count=2", "search.configurations=1", "training.epochs=1", "data.max_excluded=0.2"]
+    assert sweep(workplace, *files, *tiny).returncode == 0

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from datasets.tables import to_csv
 from sweep.ledger import write_atomically
 from sweep.report.page import render
 from sweep.report.summary import patient_table, summarise, to_json
@@ -18,7 +19,7 @@ def write_report(run: Path) -> Path:
     tables = read_run(run)
     patients = patient_table(tables)
     summary = summarise(tables)
-    write_atomically(run / "patients.csv", patients.to_csv(index=False, lineterminator="\n"))
+    write_atomically(run / "patients.csv", to_csv(patients))
     write_atomically(run / "summary.json", to_json(summary))
     page = run / "report.html"
     write_atomically(page, render(summary, patients, tables))

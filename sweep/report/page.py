@@ -41,7 +41,7 @@ def render(summary: dict[str, Any], patients: pd.DataFrame, run: RunTables) -> s
         **shown,
         ranked=_ranked(summary["configurations"]),
         plots=_plots(patients, run),
-        excluded=run.excluded.fillna("").to_dict("records"),
+        excluded=run.excluded.to_dict("records"),
         searched=run.searched,
         settings=list(_settings(run.settings)),
         versions=_versions(),

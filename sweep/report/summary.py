@@ -86,7 +86,9 @@ def _configurations(run: RunTables) -> list[dict[str, Any]]:
     finished = run.predictions.groupby("configuration")["fold"].agg(set).to_dict()
     rows = []
     for record in run.configurations.sort_values("configuration").to_dict("records"):
-        row: dict[str, Any] = {str(name): None if pd.isna(value) else value for name, value in record.items()}
+        row: dict[str, Any] = {
+            str(name): None if pd.isna(value) or value == "" else value for name, value in record.items()
+        }
         row["settings"] = {name: row.pop(name) for name in run.searched}
         row["missing_folds"] = sorted(all_folds - finished.get(row["configuration"], set()))
         rows.append(row)

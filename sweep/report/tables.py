@@ -8,8 +8,12 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from datasets.tables import read_csv
 from sweep import predictions as out_of_fold
 from sweep.run_folder import OWN_COLUMNS
+
+_TEXT = ["patient_id", "site", "sop_instance_uid", "t1_series_uid", "t2_series_uid", "note", "item", "reason", "remedy"]
+_TEXT += ["digest", "state", "failure"]
 
 
 class RunFolderError(ValueError):
@@ -77,9 +81,7 @@ def _existing(path: Path) -> Path:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """Identifiers stay text, "NA" and "007" too."""
-    text = dict.fromkeys(("patient_id", "sop_instance_uid", "item", "reason", "remedy", "failure", "digest"), str)
-    return pd.read_csv(_existing(path), dtype=text, keep_default_na=False, na_values=[""])
+    return read_csv(_existing(path), dict.fromkeys(_TEXT, str))
 
 
 def _read_predictions(path: Path) -> pd.DataFrame:

@@ -1,5 +1,6 @@
-"""The patch store: geometry end to end, what rebuilds it, what is excluded, privacy."""
+"""DICOM and annotations to a patch store: geometry end to end, what rebuilds it, what is excluded, privacy."""
 
+import json
 import os
 import pickle
 import shutil
@@ -16,11 +17,21 @@ from scipy import ndimage
 
 from datasets.annotations import CohortError
 from datasets.cohort import LESION_COLUMNS
-from datasets.patches import PatchStore, ingest
-from tests.mr_files import annotation, study, texture, write_stack
+from datasets.ingest import ingest
+from datasets.ingest_rules import IngestRules
+from datasets.leakage import LeakageError
+from datasets.patches import PatchStore
+from datasets.phantom import write_phantom
+from tests.mr_files import Brightness, Stack, annotation, enhanced_dataset, study, texture, write_stack
 
 BOX = (12.0, 14.0, 26.0, 28.0)
 Row = dict[str, Any]
+RULES = IngestRules(pixels_per_box=16)
+
+
+def of_patient(number: int) -> Brightness:
+    """Another part of the texture for every patient: equal pixels would be leakage."""
+    return lambda points: texture(points + 5 * number)
 
 
 def write_cohort(folder: Path, patients: int = 3) -> tuple[Path, Path]:
@@ -29,13 +40,13 @@ def write_cohort(folder: Path, patients: int = 3) -> tuple[Path, Path]:
     for number in range(patients):
         t2, t1 = study(number, spacing=(1.5, 1.6), rows=64, columns=60)
         for stack in (t2, t1):
-            write_stack(folder / "images" / str(number), stack)
+            write_stack(folder / "images" / str(number), stack, of_patient(number))
         rows += [annotation(f"{number:03d}", number % 2, t2, index, BOX) for index in (2, 3)]
     pd.DataFrame(rows).to_csv(folder / "annotations.csv", index=False)
     return folder / "images", folder / "annotations.csv"
 
 
-def run(folder: Path, **settings: Any) -> tuple[PatchStore, list[str]]:
+def run(folder: Path, processes: int = 1, **rules: Any) -> tuple[PatchStore, list[str]]:
     """The store and the stages that the ingest went through."""
     stages: dict[str, None] = {}
 
@@ -43,8 +54,9 @@ def run(folder: Path, **settings: Any) -> tuple[PatchStore, list[str]]:
         assert 0 < done <= total
         stages[stage] = None
 
-    settings = {"pixels_per_box": 16, "processes": 1, **settings}
-    return ingest(folder / "images", folder / "annotations.csv", folder / "cache", progress=note, **settings), [*stages]
+    images, annotations, cache = (folder / name for name in ("images", "annotations.csv", "cache"))
+    chosen = RULES.model_copy(update=rules)
+    return ingest(images, annotations, cache, chosen, processes=processes, progress=note).store, [*stages]
 
 
 def file_of(folder: Path, sop: str) -> Path:
@@ -174,7 +186,7 @@ def test_interrupted_build_leaves_no_store(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ingest(images, annotations, tmp_path / "cache", pixels_per_box=16, processes=1, progress=interrupt)
+        ingest(images, annotations, tmp_path / "cache", RULES, processes=1, progress=interrupt)
     assert list((tmp_path / "cache" / "patches").iterdir()) == []
     _, stages = run(tmp_path)
     assert "patches" in stages
@@ -182,12 +194,9 @@ def test_interrupted_build_leaves_no_store(tmp_path: Path) -> None:
 
 def test_cache_inside_the_image_folder_is_not_ingested(tmp_path: Path) -> None:
     images, annotations = write_cohort(tmp_path)
-    settings: dict[str, Any] = {"pixels_per_box": 16, "processes": 1}
-    first = ingest(images, annotations, images / "cache", **settings)
+    first = ingest(images, annotations, images / "cache", RULES)
     seen: list[str] = []
-    assert (
-        ingest(images, annotations, images / "cache", **settings, progress=lambda *step: seen.append(step[0])) == first
-    )
+    assert ingest(images, annotations, images / "cache", RULES, progress=lambda *step: seen.append(step[0])) == first
     assert seen == []
 
 
@@ -208,22 +217,56 @@ def test_patient_with_unreadable_pixels_is_excluded_with_the_reason(tmp_path: Pa
     assert again.excluded.equals(store.excluded)
 
 
-def test_no_patient_left_is_one_clear_error(tmp_path: Path) -> None:
-    images, annotations = write_cohort(tmp_path, patients=1)
+def test_no_patient_left_is_an_empty_store_with_the_reasons(tmp_path: Path) -> None:
+    images, _ = write_cohort(tmp_path, patients=1)
     for path in images.rglob("*-*"):
         path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(
-        CohortError, match=r"annotations.csv: all 1 patients are excluded; the first, '000', because of"
-    ):
-        run(tmp_path)
+    store, _ = run(tmp_path)
+    assert store.patches().shape == (0, 6, 48, 48) and store.lesions.empty
+    assert set(store.excluded["patient_id"]) == {"000"}
     shutil.rmtree(images)
     with pytest.raises(CohortError, match="no files; give the folder"):
         run(tmp_path)
     images.mkdir()
     (images / "readme").write_text("no images here")
-    with pytest.raises(CohortError, match="no readable image has this SOPInstanceUID"):
+    store, _ = run(tmp_path)
+    assert set(store.excluded["reason"]) == {"no readable image has this SOPInstanceUID"}
+
+
+def same_pixels_twice(folder: Path, labels: tuple[int, int]) -> None:
+    """One person's images under new UIDs as a second patient, beside a third patient."""
+    rows: list[Row] = []
+    for number in range(3):
+        for stack in study(number):
+            write_stack(folder / "images", stack, of_patient(max(number, 1)))
+        label = labels[number] if number < 2 else 0
+        rows.append(annotation(f"P{number}", label, study(number)[0], 3, BOX))
+    pd.DataFrame(rows).to_csv(folder / "annotations.csv", index=False)
+
+
+def test_the_same_pixels_under_two_patients_stop_the_run(tmp_path: Path) -> None:
+    same_pixels_twice(tmp_path, (0, 0))
+    with pytest.raises(LeakageError, match=r"'P0'.*'P1'"):
         run(tmp_path)
-    assert annotations.exists()
+    assert list((tmp_path / "cache" / "patches").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "labels", "patients", "excluded"),
+    [
+        ("merge", (1, 1), ["P0", "P0", "P2"], []),
+        ("merge", (0, 1), ["P2"], ["P0"]),
+        ("exclude", (1, 1), ["P2"], ["P0", "P1"]),
+    ],
+)
+def test_settings_merge_or_exclude_patients_with_the_same_pixels(
+    tmp_path: Path, policy: str, labels: tuple[int, int], patients: list[str], excluded: list[str]
+) -> None:
+    same_pixels_twice(tmp_path, labels)
+    store, _ = run(tmp_path, leakage=policy)
+    assert store.lesions["patient_id"].tolist() == patients
+    assert sorted(set(store.excluded["patient_id"])) == excluded
+    assert len(store.patches()) == len(patients)
 
 
 def test_planted_private_text_appears_in_no_output(
@@ -238,7 +281,7 @@ def test_planted_private_text_appears_in_no_output(
     for number in range(2):
         stacks = [replace(stack, tags={**stack.tags, **planted}) for stack in study(number)]
         for stack in stacks:
-            write_stack(tmp_path / "images" / "Planted-folder", stack)
+            write_stack(tmp_path / "images" / "Planted-folder", stack, of_patient(number))
         rows.append(annotation(f"P{number}", number, stacks[0], 3, BOX))
     damaged = rows[1]["sop_instance_uid"]
     path = file_of(tmp_path / "images" / "Planted-folder", damaged)
@@ -270,12 +313,92 @@ def test_store_deleted_by_hand_is_rebuilt(tmp_path: Path) -> None:
     second, stages = run(tmp_path)
     assert stages == ["headers", "hashes", "patches"]
     assert second == first
-    assert fingerprint.read_text() == first.digest
+    assert json.loads(fingerprint.read_text())["digest"] == first.digest
 
 
 def test_store_is_found_from_any_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, annotations = write_cohort(tmp_path)
     monkeypatch.chdir(tmp_path)
-    store = ingest(images, annotations, Path("cache"), pixels_per_box=16)
+    store = ingest(images, annotations, Path("cache"), RULES).store
     monkeypatch.chdir("/")
     assert store.patches().shape[0] == 6
+
+
+def write_multi_frame(folder: Path, patients: int) -> None:
+    """`write_cohort` again, each series as one Enhanced MR image, its slices named UID#N."""
+    (folder / "images").mkdir(parents=True)
+    rows: list[Row] = []
+    for number in range(patients):
+        t2, t1 = study(number, spacing=(1.5, 1.6), rows=64, columns=60)
+        for stack in (t2, t1):
+            enhanced = enhanced_dataset(stack, of_patient(number))
+            enhanced.save_as(folder / "images" / stack.uid, enforce_file_format=True)
+        for index in (2, 3):
+            row = annotation(f"{number:03d}", number % 2, t2, index, BOX)
+            rows.append(row | {"sop_instance_uid": f"{enhanced_uid(t2)}#{index + 1}"})
+    pd.DataFrame(rows).to_csv(folder / "annotations.csv", index=False)
+
+
+def enhanced_uid(stack: Stack) -> str:
+    return str(enhanced_dataset(stack).SOPInstanceUID)
+
+
+def test_multi_frame_images_give_the_same_cohort_as_single_frames(tmp_path: Path) -> None:
+    write_cohort(tmp_path / "single")
+    write_multi_frame(tmp_path / "multi", 3)
+    single, multi = run(tmp_path / "single")[0], run(tmp_path / "multi")[0]
+    assert single.excluded.empty and multi.excluded.empty
+    np.testing.assert_array_equal(multi.patches(), single.patches())
+    same = [column for column in LESION_COLUMNS if column != "sop_instance_uid"]
+    pd.testing.assert_frame_equal(multi.lesions[same], single.lesions[same])
+
+
+def test_a_contrast_enhanced_t1w_beside_the_plain_one_changes_nothing(tmp_path: Path) -> None:
+    write_cohort(tmp_path, patients=1)
+    plain, _ = run(tmp_path)
+    t1 = study(0)[1]
+    enhanced = replace(t1, uid="1.2.3.0.7", tags={**t1.tags, "ContrastBolusAgent": "Gadovist"})
+    write_stack(tmp_path / "images", enhanced)
+    with_both, _ = run(tmp_path)
+    assert with_both.lesions.equals(plain.lesions)
+    t2 = study(0)[0]
+    for path in (tmp_path / "images" / "0").iterdir():
+        if dcmread(path).SeriesInstanceUID == t1.uid:
+            path.unlink()
+    only_enhanced, _ = run(tmp_path)
+    (reason,) = set(only_enhanced.excluded["reason"])
+    assert only_enhanced.lesions.empty and "1.2.3.0.7" in reason and "contrast-enhanced" in reason
+    table = pd.read_csv(tmp_path / "annotations.csv", dtype=str).assign(t1_series_uid="1.2.3.0.7")
+    table.to_csv(tmp_path / "annotations.csv", index=False)
+    named, _ = run(tmp_path)
+    assert set(named.lesions["t1_series_uid"]) == {"1.2.3.0.7"} and set(named.lesions["t2_series_uid"]) == {t2.uid}
+
+
+def test_a_patient_who_moved_is_excluded_or_registered(tmp_path: Path) -> None:
+    """T1W of another frame of reference, moved by a known shift: only registration finds the same anatomy again."""
+    write_phantom(tmp_path / "phantom", 8, seed=5)
+    patient = pd.read_csv(tmp_path / "phantom" / "annotations.csv", dtype={"patient_id": str})
+    patient = patient[patient["patient_id"] == patient["patient_id"].iloc[0]]
+    (tmp_path / "images").mkdir()
+    patient.to_csv(tmp_path / "annotations.csv", index=False)
+    uids = set(patient["sop_instance_uid"])
+    folders = (tmp_path / "phantom" / "dicom").iterdir()
+    (source,) = (
+        folder for folder in folders if uids & {str(dcmread(path).SOPInstanceUID) for path in folder.iterdir()}
+    )
+    shutil.copytree(source, tmp_path / "images", dirs_exist_ok=True)
+    unmoved, _ = run(tmp_path)
+    for path in (tmp_path / "images").iterdir():
+        dataset = dcmread(path)
+        if dataset.EchoTime < 30:
+            dataset.FrameOfReferenceUID = "1.2.3.4.5"
+            x, y, z = dataset.ImagePositionPatient
+            dataset.ImagePositionPatient = [x, y + 11, z - 7]
+            dataset.save_as(path)
+    excluded, _ = run(tmp_path)
+    assert excluded.lesions.empty and "data.registration=rigid" in excluded.excluded["remedy"].iloc[0]
+    registered, stages = run(tmp_path, registration="rigid")
+    assert "registrations" in stages and registered.excluded.empty
+    before, after = (store.patches()[:, 1].astype(float) for store in (unmoved, registered))
+    similar = [np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in zip(before, after, strict=True)]
+    assert min(similar) > 0.95, similar

@@ -1,0 +1,308 @@
+"""One DICOM file to slice headers: identity, geometry and contrast of each image in it, without its pixels.
+
+Nothing that identifies a person leaves this file: no names, dates or free text, only UIDs, geometry and timing.
+Coordinates are DICOM patient coordinates (LPS) in mm; pixel coordinates are (x = column, y = row), 0 at the
+centre of the first pixel.
+"""
+
+import io
+import logging
+import math
+import re
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.datadict import dictionary_VR
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+
+from datasets.series_rules import SeriesRules, Trait, Weighting
+
+# What pydicom says about malformed values quotes the value, which may be a name, and the path: none may reach a log.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+
+MOST_PIXELS = 2**22  # of an image: above 2048 by 2048 a size is taken for damage
+MOST_INFLATED_BYTES = 2**26
+MOST_HEADER_BYTES = 2**24  # in which sequence items are counted
+MOST_ITEMS = 2**15  # of sequences; pydicom takes 20 microseconds for each
+FIRST_BYTES = 2**17  # in which most headers end, Siemens' private elements included
+LONGEST_DESCRIPTION = 256  # characters; DICOM allows 64, and some patterns take long on more than these
+UNIT_TOLERANCE = 1e-2  # of direction cosines, which some writers round to two places
+
+_UID = re.compile(r"[0-9.]{1,64}")
+_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # tag of an item, little and big endian
+_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")  # of files without a preamble
+_IMAGE = ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")
+_UIDS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
+_PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+_CONTRAST = (
+    *("RepetitionTime", "EchoTime", "InversionTime", "ScanningSequence", "ScanOptions", "ImageType"),
+    *("ContrastBolusAgent", "SeriesDescription", "ProtocolName"),
+)
+_PULSES = ("EchoPulseSequence", "EchoPlanarPulseSequence")
+_ENHANCED = (*_PULSES, "SpectrallySelectedSuppression", "ContrastBolusAgentSequence")
+_REPETITION = ("DiffusionBValue", "TemporalPositionIdentifier", "EchoNumbers", "AcquisitionNumber")
+_SINGLE_FRAME = (*_IMAGE, *_UIDS, *_PLACE, *_CONTRAST, *_ENHANCED, *_REPETITION)
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+_TAGS = [Tag(keyword) for keyword in (*_SINGLE_FRAME, *_GROUPS)]
+_KEYWORDS = {Tag(keyword): keyword for keyword in _SINGLE_FRAME}
+_VRS = {tag: dictionary_VR(tag) for tag in _KEYWORDS}
+_CONVERTED = {name: name for name in (*_PLACE, *_CONTRAST, *_REPETITION)}
+_FUNCTIONAL_GROUPS = {  # sequence: {attribute: name of the same fact in a single-frame image}
+    "PlanePositionSequence": {"ImagePositionPatient": "ImagePositionPatient"},
+    "PlaneOrientationSequence": {"ImageOrientationPatient": "ImageOrientationPatient"},
+    "PixelMeasuresSequence": {"PixelSpacing": "PixelSpacing"},
+    "UnassignedSharedConvertedAttributesSequence": _CONVERTED,
+    "UnassignedPerFrameConvertedAttributesSequence": _CONVERTED,
+    "MRTimingAndRelatedParametersSequence": {"RepetitionTime": "RepetitionTime"},
+    "MREchoSequence": {"EffectiveEchoTime": "EchoTime"},
+    "MRModifierSequence": {"InversionTimes": "InversionTime"},
+    "MRImageFrameTypeSequence": {"FrameType": "ImageType"},
+    "MRDiffusionSequence": {"DiffusionBValue": "DiffusionBValue"},
+    "FrameContentSequence": {
+        "TemporalPositionIndex": "TemporalPositionIdentifier",
+        "FrameAcquisitionNumber": "AcquisitionNumber",
+    },
+}
+
+
+class SkipError(Exception):
+    """Why a file is left aside; says nothing that the file says."""
+
+
+@dataclass(frozen=True, slots=True)
+class SliceHeader:
+    """Identity, geometry and contrast of one image, or of one frame of a multi-frame image."""
+
+    path: Path = field(repr=False)
+    frame: int | None  # index of the frame in a multi-frame image, None for a single-frame one
+    sop_instance_uid: str  # UID of a single-frame image; UID#N for frame N (from 1) of a multi-frame one
+    series_instance_uid: str
+    study_instance_uid: str
+    frame_of_reference_uid: str
+    position: tuple[float, ...]  # of the first pixel's centre (x, y, z), mm
+    orientation: tuple[float, ...]  # direction of a row (x, y, z), then of a column (x, y, z)
+    pixel_spacing: tuple[float, ...]  # mm between rows, between columns
+    rows: int
+    columns: int
+    weighting: Weighting | None
+    traits: frozenset[Trait]
+    acquisition: str  # digests of what tells images at one position apart, the most telling first, with dots between
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """Unit vector (3,) across the slice, towards the patient's left, back or head, whichever is nearest."""
+        across = np.cross(self.orientation[:3], self.orientation[3:])
+        along_nearest_axis = across[np.abs(across).argmax()]
+        unit: NDArray[np.float64] = across / np.copysign(np.linalg.norm(across), along_nearest_axis)
+        return unit
+
+
+def read_headers(path: Path, rules: SeriesRules) -> list[SliceHeader]:
+    """A header for each frame of a file.
+
+    Raises:
+        SkipError: the file holds no image that has a place in the patient; says why.
+    """
+    try:
+        dataset = _read_before_pixels(path)
+        frames = _frames(dataset)
+        return [_slice_header(path, index if len(frames) > 1 else None, facts, rules) for index, facts in frames]
+    except SkipError:
+        raise
+    except Exception as error:  # pydicom raises whatever a damaged file provokes, OSError too but without a number
+        raise SkipError("unreadable file" if getattr(error, "errno", None) else "unreadable header") from None
+
+
+def open_dicom(path: Path) -> BinaryIO:
+    """A file at its start, in memory and inflated where its data set is deflated.
+
+    Raises:
+        SkipError: the file is not DICOM, or inflates to more than MOST_INFLATED_BYTES.
+        OSError: the file cannot be read.
+    """
+    file = path.open("rb")
+    start = file.read(1024)
+    file.seek(0)
+    if start[128:132] != b"DICM" and start[:2] not in _FIRST_GROUPS:
+        file.close()
+        raise SkipError("not DICOM")
+    if DeflatedExplicitVRLittleEndian.encode() not in start:
+        return file
+    with file:
+        return _inflate(file)
+
+
+def _inflate(file: BinaryIO) -> BinaryIO:
+    """The file as it would be without deflation; pydicom itself inflates without a limit."""
+    read_preamble(file, force=True)
+    read_dataset(file, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)  # explicit VR, little endian
+    end_of_meta = file.tell()
+    file.seek(0)
+    plain = pydicom.uid.ExplicitVRLittleEndian.encode().ljust(len(DeflatedExplicitVRLittleEndian), b"\0")
+    inflated = io.BytesIO()
+    inflated.write(file.read(end_of_meta).replace(DeflatedExplicitVRLittleEndian.encode(), plain))
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    for chunk in iter(lambda: file.read(4096), b""):  # grows a thousandfold at most
+        inflated.write(inflater.decompress(chunk))
+        if inflated.tell() > MOST_INFLATED_BYTES:
+            raise SkipError("inflates beyond measure")
+    inflated.seek(0)
+    return inflated
+
+
+def _read_before_pixels(path: Path) -> Dataset:
+    """Reads FIRST_BYTES in one go, more only where the header is longer, since pydicom reads many times."""
+    with open_dicom(path) as file:
+        first = io.BytesIO(file.read(FIRST_BYTES))
+        whole = len(first.getbuffer()) < FIRST_BYTES
+        try:
+            dataset = pydicom.dcmread(first, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+            if whole or first.tell() < FIRST_BYTES:
+                return dataset
+        except Exception:
+            if whole:
+                raise
+        file.seek(0)
+        if sum(map(file.read(MOST_HEADER_BYTES).count, _ITEMS)) > MOST_ITEMS:
+            raise SkipError("more sequence items than an image has")
+        file.seek(0)
+        return pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+
+
+def _frames(dataset: Dataset) -> list[tuple[int, dict[str, Any]]]:
+    """Index and facts of each frame, in a multi-frame image from its functional groups."""
+    if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+        raise SkipError("DICOMDIR")
+    facts = dict.fromkeys(_SINGLE_FRAME) | {
+        _KEYWORDS[tag]: _value(dataset, tag) for tag in dataset.keys() & _KEYWORDS.keys()
+    }
+    rows, columns = int(facts["Rows"] or 0), int(facts["Columns"] or 0)
+    if not rows or not columns:
+        raise SkipError("not an image")
+    if rows * columns > MOST_PIXELS:
+        raise SkipError("image size beyond measure")
+    if facts["SamplesPerPixel"] not in (None, 1):
+        raise SkipError("colour image")
+    shared, of_frames = (dataset.get(name) or [] for name in _GROUPS)
+    count = int(facts["NumberOfFrames"] or 1)
+    if count == 1 and not of_frames:
+        return [(0, facts)]
+    if not 1 <= count <= len(of_frames):
+        raise SkipError("multi-frame image without functional groups for every frame")
+    for group in shared[:1]:
+        facts |= _group_facts(group)
+    return [(index, facts | _group_facts(group)) for index, group in enumerate(of_frames[:count])]
+
+
+def _value(dataset: Dataset, tag: BaseTag) -> Any:
+    """Value of an element; plain text without pydicom's conversion, which would take longer than all the rest."""
+    raw = dataset.get_item(tag).value
+    if _VRS[tag] not in ("CS", "DS", "IS", "UI") or not isinstance(raw, bytes):
+        return dataset[tag].value
+    texts = raw.decode("ascii", "replace").rstrip("\0 ").split("\\")
+    return texts if len(texts) > 1 else texts[0]
+
+
+def _group_facts(group: Dataset) -> dict[str, Any]:
+    return {
+        name: item[attribute].value
+        for sequence, names in _FUNCTIONAL_GROUPS.items()
+        for item in (group.get(sequence) or [])[:1]
+        for attribute, name in names.items()
+        if attribute in item
+    }
+
+
+def _slice_header(path: Path, frame: int | None, facts: dict[str, Any], rules: SeriesRules) -> SliceHeader:
+    if any(not facts[name] for name in _PLACE):
+        raise SkipError("image without position, orientation or pixel spacing")
+    uids = [str(facts[name] or "") for name in _UIDS]
+    if not all(_UID.fullmatch(uid) for uid in uids[:3]):
+        raise SkipError("image with a missing or malformed UID")
+    description = str(facts["SeriesDescription"] or facts["ProtocolName"] or "")[:LONGEST_DESCRIPTION]
+    image_types = _texts(facts["ImageType"])[2:]
+    echo_time, inversion_time = (_number(facts[name]) for name in ("EchoTime", "InversionTime"))
+    spin_echo = _is_spin_echo(facts)
+    return SliceHeader(
+        path=path,
+        frame=frame,
+        sop_instance_uid=uids[0] if frame is None else f"{uids[0]}#{frame + 1}",
+        series_instance_uid=uids[1],
+        study_instance_uid=uids[2],
+        frame_of_reference_uid=uids[3] if _UID.fullmatch(uids[3]) else "",
+        rows=int(facts["Rows"]),
+        columns=int(facts["Columns"]),
+        **_place(facts),
+        weighting=rules.weighting(
+            _number(facts["RepetitionTime"]) if spin_echo else None, echo_time if spin_echo else None, description
+        ),
+        traits=rules.traits(
+            " ".join([description, *_texts(facts["ScanOptions"]), *image_types, *_suppression(facts)]),
+            _agent(facts),
+            inversion_time if "IR" in _texts(facts["ScanningSequence"]) else None,
+        ),
+        acquisition=".".join(
+            f"{zlib.crc32(repr(fact).encode()):08x}"
+            for fact in (image_types, echo_time, inversion_time, *(_texts(facts[name]) for name in _REPETITION))
+        ),
+    )
+
+
+def _place(facts: dict[str, Any]) -> dict[str, Any]:
+    position, orientation, spacing = (
+        _numbers(facts[name], count) for name, count in zip(_PLACE, (3, 6, 2), strict=True)
+    )
+    row, column = orientation[:3], orientation[3:]
+    off = (
+        abs(math.hypot(*row) - 1),
+        abs(math.hypot(*column) - 1),
+        abs(sum(a * b for a, b in zip(row, column, strict=True))),
+    )
+    if max(off) > UNIT_TOLERANCE or min(spacing) <= 0:
+        raise SkipError("image with impossible orientation or pixel spacing")
+    return {"position": position, "orientation": orientation, "pixel_spacing": spacing}
+
+
+def _is_spin_echo(facts: dict[str, Any]) -> bool:
+    """Whether repetition and echo time tell the weighting: not in gradient echo and echo-planar images."""
+    other = {"GR", "EP"} & set(_texts(facts["ScanningSequence"]))
+    return not other and facts["EchoPulseSequence"] != "GRADIENT" and facts["EchoPlanarPulseSequence"] != "YES"
+
+
+def _agent(facts: dict[str, Any]) -> str:
+    return "agent" if facts["ContrastBolusAgentSequence"] else str(facts["ContrastBolusAgent"] or "")
+
+
+def _suppression(facts: dict[str, Any]) -> list[str]:
+    return ["fatsat"] if str(facts["SpectrallySelectedSuppression"] or "").startswith("FAT") else []
+
+
+def _texts(value: Any) -> list[str]:
+    """A text element of any number of values."""
+    if value in (None, ""):
+        return []
+    several = isinstance(value, Iterable) and not isinstance(value, str)
+    return [str(one) for one in value] if several else [str(value)]
+
+
+def _numbers(values: Iterable[float], count: int) -> tuple[float, ...]:
+    numbers = tuple(float(value) for value in values)
+    if len(numbers) != count or not all(math.isfinite(number) for number in numbers):
+        raise ValueError(f"{count} finite numbers expected")
+    return numbers
+
+
+def _number(value: Any) -> float | None:
+    """The first value, None where there is none."""
+    texts = _texts(value)
+    return float(texts[0]) if texts else None

@@ -1,0 +1,132 @@
+"""DICOM files and annotations to a patch store: read, choose, register, cut out, each once."""
+
+import hashlib
+import json
+import logging
+import os
+from collections import Counter
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from datasets.annotations import CohortError, read_annotations
+from datasets.cohort import Align, ExclusionError, build_cohort, series_pairs
+from datasets.dicom import Progress, Reading, Series, list_files, read_series
+from datasets.ingest_rules import IngestRules
+from datasets.patches import FORMAT_VERSION, PatchStore, build_store
+from datasets.pseudonyms import pseudonymise
+from datasets.regions import draw_boxes
+from datasets.registration import RegistrationError, register
+from datasets.workers import workers
+
+FEWEST_FILES_FOR_PROCESSES = 1000
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """A patch store, and what the folder held."""
+
+    store: PatchStore
+    files: int
+    skipped: dict[str, int]
+    """Files left aside, by reason."""
+
+
+def ingest(
+    root: Path,
+    annotations: Path,
+    cache: Path,
+    rules: IngestRules | None = None,
+    *,
+    processes: int | None = None,
+    progress: Progress | None = None,
+) -> Ingested:
+    """Read a folder of DICOM files and annotations.csv into a patch store below `cache`; it may come out empty.
+
+    Nothing is rebuilt for files that were only moved or touched; not even headers are read where no file changed.
+    With several processes the calling program's main module must be importable (`if __name__ == "__main__"`).
+    `progress` hears the stages headers (files), registrations (pairs of series), hashes (files) and patches (patients).
+
+    Raises:
+        CohortError: the annotations cannot be used, there are no files, or patients leak into each other.
+    """
+    rules, cache = rules or IngestRules(), cache.resolve()
+    table = read_annotations(annotations, rules.labels)
+    if rules.pseudonyms:
+        table = pseudonymise(table, rules.pseudonym_key)
+    files = list_files(root, leave_out=cache)
+    if not files:
+        raise CohortError(f"{root}: no files; give the folder that holds the DICOM files")
+    fingerprint = cache / "fingerprints" / _fingerprint(root, files, table, rules)
+    if found := _remembered(fingerprint, cache):
+        return found
+    few = processes is None and len(files) < FEWEST_FILES_FOR_PROCESSES
+    with workers(1 if few else processes) as executor:
+        reading = read_series(files, executor, rules.series, progress)
+        left_out = ", ".join(f"{count} {reason}" for reason, count in reading.skipped.items())
+        log.info("%d files, %d series; skipped: %s", len(files), len(reading.series), left_out or "none")
+        boxes, undrawn = draw_boxes(table, reading.series)
+        align = _registered(reading, boxes, executor, progress) if rules.registration == "rigid" else None
+        cohort = build_cohort(reading, boxes, undrawn, leakage=rules.leakage, align=align)
+        store = build_store(cohort, rules, cache, executor, progress)
+    _remember(fingerprint, store, len(files), reading.skipped)
+    return Ingested(store, len(files), dict(reading.skipped))
+
+
+def _fingerprint(root: Path, files: list[Path], annotations: pd.DataFrame, rules: IngestRules) -> str:
+    settings = rules.model_dump(mode="json", include=set(IngestRules.model_fields))
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, settings, str(root.resolve())]).encode())
+    digest.update(annotations.to_csv().encode())
+    regions = [Path(region) for region in annotations["region"].unique() if region]
+    for file in [*files, *regions]:
+        status = file.stat()
+        digest.update(os.fsencode(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n"))
+    return digest.hexdigest()
+
+
+def _remembered(fingerprint: Path, cache: Path) -> Ingested | None:
+    if not fingerprint.is_file():
+        return None
+    known = json.loads(fingerprint.read_text())
+    store = PatchStore.of(cache, known["digest"])
+    return Ingested(store, known["files"], known["skipped"]) if store.folder.is_dir() else None
+
+
+def _remember(fingerprint: Path, store: PatchStore, files: int, skipped: Counter[str]) -> None:
+    fingerprint.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = fingerprint.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(json.dumps({"digest": store.digest, "files": files, "skipped": skipped}))
+    unfinished.replace(fingerprint)
+
+
+def _registered(reading: Reading, boxes: pd.DataFrame, executor: Executor, progress: Progress | None) -> Align:
+    """Register all pairs of series that the cohort may need; the result looks them up."""
+    pairs = series_pairs(reading, boxes)
+    moved: dict[tuple[str, str], Series | str] = {}
+    for pair, result in zip(pairs, executor.map(_register, pairs), strict=True):
+        moved[_key(*pair)] = result
+        if progress:
+            progress("registrations", len(moved), len(pairs))
+
+    def align(t1: Series, t2: Series) -> Series:
+        result = moved[_key(t1, t2)]
+        if isinstance(result, str):
+            raise ExclusionError(t1.uid, result, "choose another T1W series in t1_series_uid")
+        return result
+
+    return align
+
+
+def _register(pair: tuple[Series, Series]) -> Series | str:
+    try:
+        return register(*pair)
+    except RegistrationError as error:
+        return str(error)
+
+
+def _key(t1: Series, t2: Series) -> tuple[str, str]:
+    return t1.slices[0].sop_instance_uid, t2.slices[0].sop_instance_uid
