@@ -152,8 +152,8 @@ def _volume(series: Series) -> tuple[sitk.Image, sitk.Image]:
     pixels = np.maximum(make_interp_spline(offsets, pixels, k=1, axis=0)(places), 0)
     smooth = ndimage.gaussian_filter(pixels, (0, 2, 2))
     body = smooth > AIR * np.percentile(smooth, 99)
-    if not body.any():
-        raise RegistrationError(f"the {series.weighting} images are empty")
+    if np.ptp(pixels) == 0:
+        raise RegistrationError(f"the {series.weighting} images are blank")
     images = []
     for values in (_unshaded(pixels, body).astype(np.float32), body.astype(np.uint8)):
         image = sitk.GetImageFromArray(values)

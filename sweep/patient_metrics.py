@@ -97,7 +97,12 @@ def auc_interval(label: Array, score: Array, scale: str = "plain", confidence: f
 
     It takes all scores as one model's. A variance of zero, as at AUC 1, is an artefact: no interval then.
     """
-    value, error = auc(label, score), np.sqrt(delong_variance(label, score))
+    return interval_on_scale(auc(label, score), delong_variance(label, score), scale, confidence)
+
+
+def interval_on_scale(value: float, variance: float, scale: str = "plain", confidence: float = 0.95) -> Estimate:
+    """An AUC with the interval that its variance gives, as auc_interval."""
+    error = float(np.sqrt(variance))
     if scale == "logit" and 0 < value < 1 and error > 0:
         half = ndtri(0.5 + confidence / 2) * error / (value * (1 - value))
         return Estimate(value, float(expit(logit(value) - half)), float(expit(logit(value) + half)))
@@ -114,6 +119,16 @@ def _plain_interval(
     return max(0.0, value - half), min(1.0, value + half)
 
 
+def average_precision(label: Array, score: Array) -> float:
+    """Mean precision over the steps of recall, without interpolation (scikit-learn's); nan with one class only.
+
+    Noise reaches the share of malignant patients, so figures compare only at the same share.
+    """
+    from sklearn.metrics import average_precision_score  # slow to import, and the search loop needs only the AUC
+
+    return float(average_precision_score(label, score)) if len(np.unique(label)) == 2 else float("nan")
+
+
 def fold_aucs(label: Array, score: Array, fold: Array) -> dict[int, float]:
     """AUC of every fold, in the order of their numbers; nan for a fold with one class only."""
     return {int(number): auc(label[fold == number], score[fold == number]) for number in np.unique(fold)}
@@ -124,7 +139,7 @@ def mean_of_folds(label: Array, score: Array, fold: Array, confidence: float = 0
 
     The primary figure: it compares patients only within a fold, so score shifts between fold models cannot
     touch it. `sd` is the folds' sample standard deviation. Patients of folds with one class are left out;
-    `undefined` names these folds. The interval is _within_fold_error's; `influence_curve` is that of LeDell et
+    `undefined` names these folds. The interval is within_fold_error's; `influence_curve` is that of LeDell et
     al. 2015 (doi 10.1214/15-EJS1035), which docs/measurements.md shows to be too narrow for small folds.
     """
     aucs = fold_aucs(label, score, fold)
@@ -137,20 +152,27 @@ def mean_of_folds(label: Array, score: Array, fold: Array, confidence: float = 0
     inside = np.isin(fold, defined)
     label, score, fold = label[inside], score[inside], fold[inside]
     curve = Estimate(mean, *_plain_interval(mean, _influence_error(label, score, fold), confidence))
-    error, freedom = _within_fold_error(label, score, fold)
+    error, freedom = within_fold_error(fold_placements(label, score, fold))
     interval = _plain_interval(mean, error, confidence, freedom)
     return FoldMean(mean, sd, error, *interval, curve, undefined)
 
 
-def _within_fold_error(label: Array, score: Array, fold: Array) -> tuple[float, float]:
+def fold_placements(label: Array, score: Array, fold: Array) -> list[tuple[Array, Array]]:
+    """Placements within every fold that holds both classes, in the order of the folds' numbers."""
+    folds = (fold == number for number in np.unique(fold))
+    return [placements(label[inside], score[inside]) for inside in folds if len(np.unique(label[inside])) == 2]
+
+
+def within_fold_error(placed: list[tuple[Array, Array]]) -> tuple[float, float]:
     """Standard error of the mean of folds' AUCs, and its degrees of freedom; nan without spread to measure.
+
+    `placed` holds each fold's placements, or for the difference of two AUCs the differences of placements.
 
     The variance of a fold's AUC is S1/n1 + S0/n0, with S the variance of the placements of a class (DeLong et
     al. 1988, doi 10.2307/2531595). S is pooled over the K folds, with K fewer degrees of freedom than patients,
     since a fold of two malignant patients says little of it; the freedom of the sum is Welch and Satterthwaite's.
     Without the K it would be LeDell's mean squared influence, biased downwards.
     """
-    placed = [placements(label[fold == number], score[fold == number]) for number in np.unique(fold)]
     parts = []
     for of_class in zip(*placed, strict=True):
         sizes = np.array([len(values) for values in of_class])
@@ -239,8 +261,8 @@ def mean_roc_points(label: Array, score: Array, fold: Array) -> tuple[Array, Arr
     return np.repeat(rate, 2), np.stack([before, after], axis=1).ravel()
 
 
-def outcomes(label: Array, score: Array, threshold: float = THRESHOLD) -> NDArray[np.str_]:
-    """(N,) of "TP", "TN", "FP", "FN"; a score at or above the threshold is called malignant."""
+def outcomes(label: Array, score: Array, threshold: float | Array = THRESHOLD) -> NDArray[np.str_]:
+    """(N,) of "TP", "TN", "FP", "FN"; a score at or above the threshold, or its own one (N,), is called malignant."""
     called = score >= threshold
     return np.where(label == 1, np.where(called, "TP", "FN"), np.where(called, "FP", "TN"))
 

@@ -168,3 +168,24 @@ def test_a_patient_at_the_threshold_is_called_malignant() -> None:
 
 def test_a_rate_of_nobody_is_undefined() -> None:
     assert np.isnan(metrics.rates(tp=0, tn=3, fp=1, fn=0)["sensitivity"].value)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_average_precision_is_the_mean_precision_where_a_malignant_patient_is_found(ties: bool) -> None:
+    label, score, _ = random_case(11, ties)
+    precisions = [label[score >= own].mean() for own in score[label == 1]]
+    found = metrics.average_precision(label, score)
+    assert found == pytest.approx(np.mean(precisions), rel=1e-12)
+    assert metrics.average_precision(label, np.exp(score)) == found
+    assert metrics.average_precision(label, np.zeros(len(label))) == pytest.approx(label.mean())
+    assert metrics.average_precision(label, label) == 1
+    assert np.isnan([metrics.average_precision(np.full(9, kind), np.arange(9)) for kind in (0, 1)]).all()
+
+
+def test_auc_and_interval_agree_with_proc(shared: Path) -> None:
+    cases = pd.read_csv(shared / "golden/auc_case_input.csv")
+    for expected in pd.read_csv(shared / "golden/auc_case_pROC.csv").to_dict("records"):
+        label, score = cases["y"].to_numpy(), cases[expected["score"]].to_numpy()
+        found = metrics.auc_interval(label, score)
+        figures = [found.value, metrics.delong_variance(label, score), found.low, found.high]
+        np.testing.assert_allclose(figures, [expected[key] for key in ("auc", "delong_var", "lo", "hi")], rtol=1e-9)

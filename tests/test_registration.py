@@ -168,7 +168,7 @@ def test_a_missing_slice_is_bridged(tmp_path: Path) -> None:
         (lambda t1: Series((*t1.slices[:-1], shifted(t1.slices[-1]))), "shifted against one another"),
         (lambda t1: Series(tuple(replace(header, rows=99) for header in t1.slices)), "pixel data"),
         (lambda t1: moved(t1, (0, 0, 500), ROUND_ABOUT), "do not overlap"),
-        (lambda t1: moved(t1, (0, 35, 53), ROUND_ABOUT), "63 mm .* implausible"),
+        (lambda t1: moved(t1, (0, 35, 53), ROUND_ABOUT), "6[34] mm .* implausible"),
     ],
 )
 def test_what_cannot_be_registered_is_refused_with_the_reason(tmp_path: Path, change, reason: str) -> None:  # type: ignore[no-untyped-def]
@@ -183,9 +183,9 @@ def shifted(header: SliceHeader) -> SliceHeader:
 
 
 @pytest.mark.parametrize("value", [0.0, 700.0])
-def test_an_image_without_content_is_refused(tmp_path: Path, value: float) -> None:
+def test_blank_images_are_refused(tmp_path: Path, value: float) -> None:
     t1, t2, _ = scan(tmp_path, seen=lambda points: np.full(points.shape[:2], value))
-    with pytest.raises(RegistrationError, match="empty" if value == 0 else "do not show the same anatomy"):
+    with pytest.raises(RegistrationError, match="the T1W images are blank"):
         register(t1, t2)
 
 

@@ -1,0 +1,137 @@
+"""Which models to average? All subsets, a greedy search, or simply all; each beside what its selection flatters it by.
+
+Everywhere `label` (N,) and `fold` (N,) are those of sweep.patient_metrics, and `probability` (n, N) holds the
+out-of-fold probabilities of n models, configurations or backbones, a row each. An ensemble's probability is the
+average of its members'; it is judged by the mean of the folds' AUCs, or by the pooled AUC where all patients are
+given one fold. A set of models is a bit mask: model i belongs to subset m if bit i of m is set.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sweep.patient_metrics import Array, Estimate
+from sweep.selection_bias import bbc_cv, draw_patients, percentile_estimate
+
+MOST_MODELS = 24  # 16 million subsets: half a minute
+MOST_CORRECTED = 12  # models whose subsets are all searched in every resample: 4095 subsets, ten seconds
+ROUNDS = 25  # of the greedy search
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Its models (one drawn twice weighs double), its AUC, and the AUC corrected for the selection by bootstrap.
+
+    `corrected` is nan where the search is too large to be repeated in every resample.
+    """
+
+    models: tuple[int, ...]
+    auc: float
+    corrected: Estimate
+
+
+def compare_ensembles(
+    label: Array, probability: Array, fold: Array, resamples: int = 1000, seed: int = 0
+) -> dict[str, Ensemble]:
+    """The best single model, the average of all, the best subset and the greedy choice, in the same resamples.
+
+    The average of all selects nothing, and often truly beats the selected ones: read them beside it.
+    """
+    models, average = range(len(probability)), probability.mean(axis=0, keepdims=True)
+    single = bbc_cv(label, probability, fold, resamples, seed)
+    everything = bbc_cv(label, average, fold, resamples, seed)
+    return {
+        "best model": Ensemble((single.winner,), single.naive, single.corrected),
+        "average of all": Ensemble(tuple(models), everything.naive, everything.corrected),
+        "best subset": best_subset(label, probability, fold, resamples, seed),
+        "greedy": greedy_ensemble(label, probability, fold, resamples, seed),
+    }
+
+
+def best_subset(label: Array, probability: Array, fold: Array, resamples: int = 1000, seed: int = 0) -> Ensemble:
+    """The best of all 2^n - 1 subsets; of equals the first mask. Corrected by BBC-CV up to MOST_CORRECTED models."""
+    aucs = subset_aucs(label, probability, fold)
+    corrected = Estimate(float("nan"), float("nan"), float("nan"))
+    if len(probability) <= MOST_CORRECTED:
+        sizes = np.bitwise_count(np.arange(1, len(aucs) + 1))
+        averages = _subset_sums(probability)[1:] / sizes[:, None]
+        corrected = bbc_cv(label, averages, fold, resamples, seed).corrected
+    return Ensemble(members(int(aucs.argmax()) + 1), float(aucs.max()), corrected)
+
+
+def members(subset: int) -> tuple[int, ...]:
+    """Models of a bit mask."""
+    return tuple(model for model in range(subset.bit_length()) if subset >> model & 1)
+
+
+def subset_aucs(label: Array, probability: Array, fold: Array) -> Array:
+    """AUC of every non-empty subset's average, (2^n - 1,): entry m - 1 is that of mask m.
+
+    ValueError with more than MOST_MODELS models, and as row_aucs.
+    """
+    if len(probability) > MOST_MODELS:
+        raise ValueError(f"{len(probability)} models have too many subsets: search greedily, or give {MOST_MODELS}")
+    half = len(probability) // 2
+    lower, upper = _subset_sums(probability[:half]), _subset_sums(probability[half:])
+    return np.concatenate([row_aucs(label, lower + others, fold) for others in upper])[1:]
+
+
+def _subset_sums(probability: Array) -> Array:
+    """Sums over the models of every mask, (2^n, N). Added one by one, so that equal patients stay equal."""
+    sums = np.zeros((1, probability.shape[1]))
+    for row in probability:
+        sums = np.concatenate([sums, sums + row])
+    return sums
+
+
+def row_aucs(label: Array, score: Array, fold: Array) -> Array:
+    """Mean of the folds' AUCs of every row, (S, N) -> (S,), ties a half; nan where no fold has both classes.
+
+    The bits of a double that is not negative order as the double does. The lowest carries the label, so one sort of
+    whole numbers gives the malignant patients' ranks; scores that differ in that bit only count as ties. ValueError
+    on nan or a negative score.
+    """
+    if not (score >= 0).all():
+        raise ValueError("ensembles average probabilities: give numbers from 0 to 1 for every patient and model")
+    bits = (score.astype(float) + 0.0).view(np.int64) & ~1
+    members_of = [np.flatnonzero(fold == number) for number in np.unique(fold)]
+    defined = [patients for patients in members_of if len(np.unique(label[patients])) == 2]
+    if not defined:
+        return np.full(len(score), np.nan)
+    return np.asarray(np.mean([_aucs_of_fold(bits[:, patients], label[patients] == 1) for patients in defined], axis=0))
+
+
+def _aucs_of_fold(bits: Array, malignant: Array) -> Array:
+    """Mann-Whitney's U over the pairs, halfway between tied malignant patients ranked above and below benign ones."""
+    place, m = np.arange(len(malignant), dtype=float), int(malignant.sum())
+    above = (np.sort(bits | malignant, axis=1) & 1) @ place
+    below = place.sum() - (np.sort(bits | ~malignant, axis=1) & 1) @ place
+    return np.asarray(((above + below) / 2 - m * (m - 1) / 2) / (m * (len(malignant) - m)))
+
+
+def greedy_ensemble(label: Array, probability: Array, fold: Array, resamples: int = 1000, seed: int = 0) -> Ensemble:
+    """Greedy selection with replacement, corrected by repeating it in every resample of the patients."""
+    models = greedy_models(label, probability, fold)
+    estimates = []
+    for count in draw_patients(label, fold, resamples, seed).T.astype(int):
+        drawn, left_out = np.repeat(np.arange(len(label)), count), count == 0
+        chosen = list(greedy_models(label[drawn], probability[:, drawn], fold[drawn]))
+        average = probability[chosen][:, left_out].mean(axis=0, keepdims=True)
+        estimates.append(row_aucs(label[left_out], average, fold[left_out])[0])
+    auc = row_aucs(label, probability[list(models)].mean(axis=0, keepdims=True), fold)[0]
+    return Ensemble(models, float(auc), percentile_estimate(np.array(estimates)))
+
+
+def greedy_models(label: Array, probability: Array, fold: Array) -> tuple[int, ...]:
+    """Add the model that helps the average most, ROUNDS times; the best of the ensembles met (Caruana et al. 2004,
+    doi 10.1145/1015330.1015432, with replacement). Of equals the first model and the smallest ensemble.
+    """
+    chosen: list[int] = []
+    aucs: list[float] = []
+    total = np.zeros(len(label))
+    for _ in range(ROUNDS):
+        candidates = row_aucs(label, total + probability, fold)
+        chosen.append(int(candidates.argmax()))
+        aucs.append(float(candidates.max()))
+        total = total + probability[chosen[-1]]
+    return tuple(chosen[: int(np.argmax(aucs)) + 1])
