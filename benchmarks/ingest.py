@@ -1,6 +1,6 @@
 """Reading a cohort: ours against MONAI's and SimpleITK's readers on the same files and cores, and memory as it grows.
 
-    python benchmarks/ingest.py [--patients 12] [--processes 2] [--rounds 3]     (itk is needed for MONAI's ITK reader)
+    python benchmarks/ingest.py [--patients 64] [--processes 2] [--rounds 3]     (itk is needed for MONAI's ITK reader)
     python benchmarks/ingest.py --memory 50 500 2000
 
 The cohort is the phantom's at the study's size: sagittal T1W and T2W of 512 by 512 pixels, beside the axial and coronal
@@ -10,6 +10,7 @@ files lie in the page cache.
 """
 
 import argparse
+import logging
 import shutil
 import statistics
 import subprocess
@@ -84,6 +85,7 @@ def write_other(folder: Path, like: pydicom.Dataset, number: int, slices: int) -
 def read_by_monai(reader: str, folder: str) -> int:
     from monai.transforms import LoadImage
 
+    logging.disable()  # it says once a folder that a decoder it does not need is missing
     with warnings.catch_warnings(action="ignore"):
         return int(LoadImage(reader=reader, image_only=True)(folder).shape[-1])
 
@@ -212,7 +214,7 @@ def family(pid: int) -> Iterator[tuple[psutil.Process, bool]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--patients", type=int, default=12)
+    parser.add_argument("--patients", type=int, default=64)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", type=int, nargs="+")

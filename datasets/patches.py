@@ -18,16 +18,14 @@ from numpy.typing import NDArray
 
 from datasets.annotations import BOX
 from datasets.cohort import EXCLUDED_COLUMNS, Cohort
-from datasets.dicom import Progress, SliceHeader
-from datasets.geometry import Box, patch_to_channels, sample
+from datasets.dicom import Progress
+from datasets.geometry import Box
 from datasets.ingest_rules import IngestRules
 from datasets.leakage import SharedContent, resolve
-from datasets.pixels import read_pixels
+from datasets.patch_cutting import PatientBoxes, Written, cut_patches, file_hash
 from datasets.tables import read_csv, to_csv
 
 FORMAT_VERSION = 2
-SCALE_PERCENTILE = 99.0
-FLOAT16_LIMIT = 60_000.0
 _TEXT = dict.fromkeys(("patient_id", "site", "sop_instance_uid", "t1_series_uid", "t2_series_uid", "note"), str)
 
 
@@ -62,25 +60,6 @@ class PatchStore:
         return read_csv(self.folder / "excluded.csv", dict.fromkeys(EXCLUDED_COLUMNS, str))
 
 
-@dataclass(frozen=True)
-class _Patient:
-    """The work of one process at a time: rows of the array with their boxes and images."""
-
-    patient_id: str
-    rows: list[int]
-    boxes: list[Box]
-    slices: list[tuple[SliceHeader, ...]]
-
-
-@dataclass(frozen=True)
-class _Written:
-    """What came of a patient: why images cannot be read, else a digest of each image's pixels."""
-
-    patient_id: str
-    failures: dict[str, str]
-    contents: dict[str, str]
-
-
 def build_store(
     cohort: Cohort, rules: IngestRules, cache: Path, executor: Executor, progress: Progress | None
 ) -> PatchStore:
@@ -99,16 +78,11 @@ def _content_hashes(cohort: Cohort, executor: Executor, progress: Progress | Non
     paths = [header.path for images in cohort.slices for header in images]
     unique = list(dict.fromkeys(paths))
     hashes: dict[Path, str] = {}
-    for path, content in zip(unique, executor.map(_file_hash, unique, chunksize=64), strict=True):
+    for path, content in zip(unique, executor.map(file_hash, unique, chunksize=64), strict=True):
         hashes[path] = content
         if progress:
             progress("hashes", len(hashes), len(unique))
     return [hashes[path] for path in paths]
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(cohort: Cohort, rules: IngestRules, content_hashes: Iterable[str]) -> str:
@@ -140,60 +114,28 @@ def _build(
 
 def _write_patches(
     file: Path, cohort: Cohort, rules: IngestRules, executor: Executor, progress: Progress | None
-) -> list[_Written]:
+) -> list[Written]:
     """Fills the array in parallel, patient by patient."""
     shape = (len(cohort.lesions), 6, rules.side, rules.side)
     open_memmap(file, mode="w+", dtype=np.float16, shape=shape).flush()
     patients = _patients(cohort)
-    written: list[_Written] = []
-    for one in executor.map(partial(_write_patient, file, rules), patients):
+    written: list[Written] = []
+    for one in executor.map(partial(cut_patches, file, rules.widest_context), patients):
         written.append(one)
         if progress:
             progress("patches", len(written), len(patients))
     return written
 
 
-def _patients(cohort: Cohort) -> list[_Patient]:
+def _patients(cohort: Cohort) -> list[PatientBoxes]:
     boxes = [Box(*corners) for corners in cohort.lesions[BOX].itertuples(index=False, name=None)]
     return [
-        _Patient(str(patient), list(rows), [boxes[row] for row in rows], [cohort.slices[row] for row in rows])
+        PatientBoxes(str(patient), list(rows), [boxes[row] for row in rows], [cohort.slices[row] for row in rows])
         for patient, rows in cohort.lesions.groupby("patient_id", sort=False).indices.items()
     ]
 
 
-def _write_patient(file: Path, rules: IngestRules, patient: _Patient) -> _Written:
-    """Writes the rows of one patient, reading every image once."""
-    pixels: dict[SliceHeader, NDArray[np.float32]] = {}
-    failures: dict[str, str] = {}
-    for header in {header for images in patient.slices for header in images}:
-        try:
-            pixels[header] = read_pixels(header)
-        except ValueError as error:
-            failures[header.sop_instance_uid] = str(error)
-    if failures:
-        return _Written(patient.patient_id, failures, {})
-    scales = {header: _intensity_scale(image) for header, image in pixels.items()}
-    array = np.load(file, mmap_mode="r+")
-    for row, box, images in zip(patient.rows, patient.boxes, patient.slices, strict=True):
-        matrices = patch_to_channels(box, images, rules.widest_context, rules.side)
-        for channel, (header, matrix) in enumerate(zip(images, matrices, strict=True)):
-            values = sample(pixels[header], matrix, rules.side) / scales[header]
-            array[row, channel] = np.clip(values, -FLOAT16_LIMIT, FLOAT16_LIMIT)
-    contents = {header.sop_instance_uid: _pixel_digest(image) for header, image in pixels.items() if np.ptp(image) > 0}
-    return _Written(patient.patient_id, {}, contents)
-
-
-def _pixel_digest(image: NDArray[np.float32]) -> str:
-    return hashlib.sha256(image.tobytes()).hexdigest()
-
-
-def _intensity_scale(image: NDArray[np.float32]) -> np.float32:
-    """The 99th percentile of the magnitudes of every fourth row and column, or the largest one where that is 0."""
-    magnitudes = np.abs(image[::4, ::4])
-    return np.float32(np.percentile(magnitudes, SCALE_PERCENTILE) or np.abs(image).max() or 1.0)
-
-
-def _leave_out(cohort: Cohort, written: Sequence[_Written], rules: IngestRules) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _leave_out(cohort: Cohort, written: Sequence[Written], rules: IngestRules) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The lesions that stay, under their rows' numbers, and all exclusions."""
     remedy = "export the image again, uncompressed, or leave its series out"
     unreadable = [
@@ -207,7 +149,7 @@ def _leave_out(cohort: Cohort, written: Sequence[_Written], rules: IngestRules) 
     return kept, pd.concat([cohort.excluded, rows], ignore_index=True)
 
 
-def _shared_pixels(written: Sequence[_Written]) -> list[SharedContent]:
+def _shared_pixels(written: Sequence[Written]) -> list[SharedContent]:
     """Images that several patients have to the last pixel, one image for every such set of patients."""
     owners: dict[str, dict[str, str]] = {}
     for patient in written:

@@ -181,14 +181,16 @@ def _meaning(stored: NDArray[np.int32], dataset: Dataset, frame: int) -> NDArray
         pixels = apply_modality_lut(stored, dataset).astype(np.float32)
     else:
         slope, intercept = _rescaling(dataset, frame)
-        pixels = (stored * slope + intercept).astype(np.float32)
-    pixels[padding] = 0
+        plain = (slope, intercept) == (1, 0)  # of 16 bits, which float32 holds exactly
+        pixels = (stored if plain else stored * slope + intercept).astype(np.float32)
+    if padding is not None:
+        pixels[padding] = 0
     return pixels
 
 
-def _padding(stored: NDArray[np.int32], dataset: Dataset) -> NDArray[np.bool_]:
+def _padding(stored: NDArray[np.int32], dataset: Dataset) -> NDArray[np.bool_] | None:
     if dataset.get("PixelPaddingValue") is None:
-        return np.zeros(stored.shape, dtype=bool)
+        return None
     one = _signed(dataset.PixelPaddingValue, dataset)
     other = _signed(dataset.get("PixelPaddingRangeLimit", one), dataset)
     return (stored >= min(one, other)) & (stored <= max(one, other))

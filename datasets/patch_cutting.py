@@ -1,0 +1,77 @@
+"""What the processes of an ingest do: cut one patient's patches out of its images, each image read once.
+
+Apart from patches.py, so that the processes need not import pandas before they start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.geometry import Box, patch_to_channels, sample
+from datasets.headers import SliceHeader
+from datasets.pixels import read_pixels
+
+SCALE_PERCENTILE = 99.0
+FLOAT16_LIMIT = 60_000.0
+
+
+@dataclass(frozen=True)
+class PatientBoxes:
+    """The work of one process at a time: rows of the array with their boxes and images."""
+
+    patient_id: str
+    rows: list[int]
+    boxes: list[Box]
+    slices: list[tuple[SliceHeader, ...]]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came of a patient: why images cannot be read, else a digest of each image's pixels."""
+
+    patient_id: str
+    failures: dict[str, str]
+    contents: dict[str, str]
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cut_patches(file: Path, context: float, patient: PatientBoxes) -> Written:
+    """Write a patient's rows into the array (lesion slices, 6, side, side) of a file; `context` in box sides."""
+    pixels: dict[SliceHeader, NDArray[np.float32]] = {}
+    failures: dict[str, str] = {}
+    for header in {header for images in patient.slices for header in images}:
+        try:
+            pixels[header] = read_pixels(header)
+        except ValueError as error:
+            failures[header.sop_instance_uid] = str(error)
+    if failures:
+        return Written(patient.patient_id, failures, {})
+    scales = {header: _intensity_scale(image) for header, image in pixels.items()}
+    array = np.load(file, mmap_mode="r+")
+    side = array.shape[-1]
+    for row, box, images in zip(patient.rows, patient.boxes, patient.slices, strict=True):
+        matrices = patch_to_channels(box, images, context, side)
+        for channel, (header, matrix) in enumerate(zip(images, matrices, strict=True)):
+            values = sample(pixels[header], matrix, side) / scales[header]
+            array[row, channel] = np.clip(values, -FLOAT16_LIMIT, FLOAT16_LIMIT)
+    contents = {header.sop_instance_uid: _pixel_digest(image) for header, image in pixels.items() if np.ptp(image) > 0}
+    return Written(patient.patient_id, {}, contents)
+
+
+def _pixel_digest(image: NDArray[np.float32]) -> str:
+    return hashlib.sha256(image.tobytes()).hexdigest()
+
+
+def _intensity_scale(image: NDArray[np.float32]) -> np.float32:
+    """The 99th percentile of the magnitudes of every fourth row and column, or the largest one where that is 0."""
+    magnitudes = np.abs(image[::4, ::4])
+    return np.float32(np.percentile(magnitudes, SCALE_PERCENTILE) or np.abs(image).max() or 1.0)
