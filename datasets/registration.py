@@ -65,7 +65,7 @@ def _find_motion(volumes: Volumes, start: NDArray[np.float64]) -> sitk.Euler3DTr
         found = [_descend_from(volumes, translation) for translation in _promising(volumes, start)]
         plateau, to_t1 = min(found, key=lambda one: one[0])
         overlap = _descend(volumes, to_t1, *RESOLUTIONS[-1])
-    except RuntimeError:  # ITK's reason here
+    except RuntimeError:  # ITK's, where no sample of T2W lies in T1W
         raise RegistrationError("the volumes of T1W and T2W do not overlap") from None
     if plateau > LARGEST_PLATEAU:
         raise RegistrationError("T1W and T2W do not show the same anatomy clearly enough")
@@ -147,13 +147,13 @@ def _volume(series: Series) -> tuple[sitk.Image, sitk.Image]:
         pixels = np.stack([read_pixels(header) for header in series.slices])
     except ValueError as error:
         raise RegistrationError(str(error)) from None
+    if np.ptp(pixels) == 0:
+        raise RegistrationError(f"the {series.weighting} images are blank")
     first, offsets = series.slices[0], series.offsets
     places = np.linspace(offsets[0], offsets[-1], round(np.ptp(offsets) / np.median(np.diff(offsets))) + 1)
     pixels = np.maximum(make_interp_spline(offsets, pixels, k=1, axis=0)(places), 0)
     smooth = ndimage.gaussian_filter(pixels, (0, 2, 2))
     body = smooth > AIR * np.percentile(smooth, 99)
-    if np.ptp(pixels) == 0:
-        raise RegistrationError(f"the {series.weighting} images are blank")
     images = []
     for values in (_unshaded(pixels, body).astype(np.float32), body.astype(np.uint8)):
         image = sitk.GetImageFromArray(values)

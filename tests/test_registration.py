@@ -114,11 +114,10 @@ def test_the_same_bits_every_time_whatever_the_threads(phantoms: list[Scan]) -> 
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
-@pytest.mark.parametrize("frame", [None, "1.2.3"], ids=["same frame", "other frame"])
-def test_images_of_different_patients_are_refused(phantoms: list[Scan], frame: str | None) -> None:
+def test_images_of_different_patients_are_refused(phantoms: list[Scan]) -> None:
     (t1, _, corners), (_, t2, _) = phantoms[:2]
     with pytest.raises(RegistrationError, match="do not show the same anatomy"):
-        register(moved(t1, "none", corners, frame or t2.frame_of_reference_uid), t2)
+        register(moved(t1, "none", corners, "1.2.3"), t2)
 
 
 LATTICE = np.random.default_rng(5).normal(size=(24, 36, 36))  # a value every 8 mm
