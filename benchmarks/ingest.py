@@ -33,7 +33,7 @@ from datasets.ingest import ingest
 from datasets.ingest_rules import IngestRules
 from datasets.phantom import write_phantom
 
-SIDE = 512
+SIDE, FIELD_OF_VIEW = 512, 300.0  # pixels, mm
 OTHERS = {"axial T1W": 20, "axial T2W": 20, "coronal T2W": 12}  # slices
 AXIAL = [1, 0, 0, 0, 1, 0]
 RULES = IngestRules()
@@ -44,10 +44,12 @@ def write_cohort(folder: Path, patients: int) -> Path:
     """The phantom at the study's matrix, a folder per series: dicom/PATIENT/SERIES/, annotations.csv beside."""
     phantom = folder / "phantom"
     write_phantom(phantom, patients, seed=2022)
+    places: dict[str, tuple[float, int]] = {}
     for study in sorted((phantom / "dicom").iterdir()):
         for path in study.iterdir():
             dataset = pydicom.dcmread(path)
-            factor = enlarge(dataset)
+            factor, margin = enlarge(dataset)
+            places[str(dataset.SOPInstanceUID)] = factor, margin
             target = folder / "dicom" / study.name / f"sagittal-{dataset.SeriesNumber}"
             target.mkdir(parents=True, exist_ok=True)
             dataset.save_as(target / f"{dataset.InstanceNumber:04d}")
@@ -55,21 +57,33 @@ def write_cohort(folder: Path, patients: int) -> Path:
             write_other(folder / "dicom" / study.name / name.replace(" ", "-"), dataset, number, slices)
     table = pd.read_csv(phantom / "annotations.csv", dtype={"patient_id": str})
     corners = ["x_min", "y_min", "x_max", "y_max"]
-    table[corners] = (table[corners] + 0.5) * factor - 0.5
+    of_slice = np.array([places[uid] for uid in table["sop_instance_uid"]])
+    table[corners] = (table[corners] + 0.5).mul(of_slice[:, 0], axis=0).add(of_slice[:, 1], axis=0) - 0.5
     table.to_csv(folder / "annotations.csv", index=False)
     shutil.rmtree(phantom)
     return folder
 
 
-def enlarge(dataset: pydicom.Dataset) -> float:
-    """To SIDE pixels a side, with noise, as the scanner's reconstruction has it; returns the phantom's factor."""
-    factor = SIDE / dataset.Columns
-    assert dataset.Rows == dataset.Columns
-    noise = np.random.default_rng(dataset.InstanceNumber).normal(0, 3, (SIDE, SIDE))
-    dataset.PixelData = (ndimage.zoom(dataset.pixel_array, factor, order=1) + noise).clip(0).astype("<u2").tobytes()
+def enlarge(dataset: pydicom.Dataset) -> tuple[float, int]:
+    """To SIDE pixels over the study's field of view, the phantom in the middle, with noise.
+
+    Returns the factor between the pixels, and how many were added to the left of and above the phantom.
+    """
+    factor = dataset.PixelSpacing[0] / (FIELD_OF_VIEW / SIDE)
+    assert dataset.Rows == dataset.Columns and dataset.PixelSpacing[0] == dataset.PixelSpacing[1]
+    anatomy = ndimage.zoom(dataset.pixel_array, factor, order=1, grid_mode=True, mode="nearest")
+    factor = len(anatomy) / dataset.Columns
+    margin = (SIDE - len(anatomy)) // 2
+    pixels = np.random.default_rng(dataset.InstanceNumber).normal(20, 3, (SIDE, SIDE))
+    pixels[margin : margin + len(anatomy), margin : margin + len(anatomy)] += anatomy
+    dataset.PixelData = pixels.clip(0).astype("<u2").tobytes()
     dataset.PixelSpacing = [spacing / factor for spacing in dataset.PixelSpacing]
+    directions = np.reshape(dataset.ImageOrientationPatient, (2, 3)).astype(float)
+    corner = np.array(dataset.ImagePositionPatient, dtype=float)
+    shift = (0.5 - 0.5 * factor + margin) * dataset.PixelSpacing[0]  # of the first pixel's centre
+    dataset.ImagePositionPatient = [f"{value:.9g}" for value in corner - directions.sum(axis=0) * shift]
     dataset.Rows = dataset.Columns = SIDE
-    return float(factor)
+    return factor, margin
 
 
 def write_other(folder: Path, like: pydicom.Dataset, number: int, slices: int) -> None:

@@ -4,6 +4,7 @@ Coordinates are DICOM patient coordinates (LPS) in mm.
 """
 
 import filecmp
+import logging
 import os
 import stat
 import warnings
@@ -27,10 +28,12 @@ __all__ = ["Progress", "Reading", "Series", "SliceHeader", "group_series", "list
 Progress = Callable[[str, int, int], None]
 """Called with the stage's name, what is done and the total."""
 
+log = logging.getLogger(__name__)
+
 PARALLEL_TOLERANCE = 1e-3  # largest difference of direction cosines within one stack
 SPACING_TOLERANCE = 1e-3  # largest relative difference of pixel spacings within one stack
 STATION_SHIFT = 50.0  # mm across the normal from which on slices belong to another station of the table
-SAME_POSITION = 0.01  # mm
+SAME_POSITION = 0.1  # mm; scanners write the places of two echoes some hundredths apart
 FILES_PER_TASK = 64
 
 
@@ -94,7 +97,8 @@ def list_files(root: Path, leave_out: Path) -> list[Path]:
     """Every regular file below a folder, sorted, the folder `leave_out` apart; links are followed, each folder once."""
     found: list[Path] = []
     seen = {_identity(leave_out)}
-    for folder, folders, names in os.walk(root, followlinks=True):
+    unlisted: list[OSError] = []
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=unlisted.append):
         folders.sort()
         identity = _identity(Path(folder))
         if identity in seen:
@@ -102,6 +106,10 @@ def list_files(root: Path, leave_out: Path) -> list[Path]:
             continue
         seen.add(identity)
         found += [path for name in names if _is_regular(path := Path(folder, name))]
+    if unlisted:
+        log.warning(
+            "%d folders cannot be listed, and their files are missing: give the right to read them", len(unlisted)
+        )
     return sorted(found)
 
 

@@ -91,6 +91,7 @@ def sample(image: NDArray[np.float32], matrix: Matrix, side: int) -> NDArray[np.
     steps = np.linalg.norm(in_array_order[:, :2], axis=1)
     if steps.max() > LARGEST_STEP:
         image = ndimage.gaussian_filter(image, np.maximum(steps - 1, 0) / 2, mode="nearest")
-    return ndimage.affine_transform(
-        image, in_array_order[:, :2], in_array_order[:, 2], (side, side), order=1, mode="constant", cval=0.0
-    )
+    turn, shift = in_array_order[:, :2], in_array_order[:, 2]
+    if turn[0, 1] == turn[1, 0] == 0:  # as in every T2W slice; SciPy takes half the time where it knows
+        turn = turn.diagonal()
+    return ndimage.affine_transform(image, turn, shift, (side, side), order=1, mode="constant", cval=0.0)

@@ -11,6 +11,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -41,7 +42,7 @@ UNIT_TOLERANCE = 1e-2  # of direction cosines, which some writers round to two p
 _UID = re.compile(r"[0-9.]{1,64}")
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # tag of an item, little and big endian
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")  # of files without a preamble
-_IMAGE = ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")
+_IMAGE = ("Modality", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")
 _UIDS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
 _PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _CONTRAST = (
@@ -65,7 +66,7 @@ _FUNCTIONAL_GROUPS = {  # sequence: {attribute: name of the same fact in a singl
     "UnassignedPerFrameConvertedAttributesSequence": _CONVERTED,
     "MRTimingAndRelatedParametersSequence": {"RepetitionTime": "RepetitionTime"},
     "MREchoSequence": {"EffectiveEchoTime": "EchoTime"},
-    "MRModifierSequence": {"InversionTimes": "InversionTime"},
+    "MRModifierSequence": {"InversionTimes": "InversionTime", "InversionRecovery": "InversionRecovery"},
     "MRImageFrameTypeSequence": {"FrameType": "ImageType"},
     "MRDiffusionSequence": {"DiffusionBValue": "DiffusionBValue"},
     "FrameContentSequence": {
@@ -189,6 +190,8 @@ def _frames(dataset: Dataset) -> list[tuple[int, dict[str, Any]]]:
     rows, columns = int(facts["Rows"] or 0), int(facts["Columns"] or 0)
     if not rows or not columns:
         raise SkipError("not an image")
+    if facts["Modality"] not in (None, "", "MR"):  # a segmentation, too, has its place and a description
+        raise SkipError("not MR")
     if rows * columns > MOST_PIXELS:
         raise SkipError("image size beyond measure")
     if facts["SamplesPerPixel"] not in (None, 1):
@@ -249,7 +252,7 @@ def _slice_header(path: Path, frame: int | None, facts: dict[str, Any], rules: S
         traits=rules.traits(
             " ".join([description, *_texts(facts["ScanOptions"]), *image_types, *_suppression(facts)]),
             _agent(facts),
-            inversion_time if "IR" in _texts(facts["ScanningSequence"]) else None,
+            inversion_time if _is_inversion_recovery(facts) else None,
         ),
         acquisition=".".join(
             f"{zlib.crc32(repr(fact).encode()):08x}"
@@ -279,6 +282,10 @@ def _is_spin_echo(facts: dict[str, Any]) -> bool:
     return not other and facts["EchoPulseSequence"] != "GRADIENT" and facts["EchoPlanarPulseSequence"] != "YES"
 
 
+def _is_inversion_recovery(facts: dict[str, Any]) -> bool:
+    return "IR" in _texts(facts["ScanningSequence"]) or facts.get("InversionRecovery") == "YES"
+
+
 def _agent(facts: dict[str, Any]) -> str:
     return "agent" if facts["ContrastBolusAgentSequence"] else str(facts["ContrastBolusAgent"] or "")
 
@@ -303,6 +310,8 @@ def _numbers(values: Iterable[float], count: int) -> tuple[float, ...]:
 
 
 def _number(value: Any) -> float | None:
-    """The first value, None where there is none."""
+    """The first value, None where there is none or it is no number."""
     texts = _texts(value)
-    return float(texts[0]) if texts else None
+    with suppress(ValueError):  # as if it were missing
+        return float(texts[0]) if texts else None
+    return None

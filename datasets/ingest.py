@@ -73,7 +73,8 @@ def ingest(
         align = _registered(reading, boxes, executor, progress) if rules.registration == "rigid" else None
         cohort = build_cohort(reading, boxes, undrawn, leakage=rules.leakage, align=align)
         store = build_store(cohort, rules, cache, executor, progress)
-    _remember(fingerprint, store, len(files), reading.skipped)
+    if "unreadable file" not in reading.skipped:  # permissions change without a trace in size and time
+        _remember(fingerprint, store, len(files), reading.skipped)
     return Ingested(store, len(files), dict(reading.skipped))
 
 

@@ -68,7 +68,8 @@ def cut_patches(file: Path, context: float, patient: PatientBoxes) -> Written:
 
 
 def _pixel_digest(image: NDArray[np.float32]) -> str:
-    return hashlib.sha256(image.tobytes()).hexdigest()
+    """Of every fourth row: images that agree there are one image, and hashing takes a quarter of the time."""
+    return hashlib.sha256(image[::4].tobytes()).hexdigest()
 
 
 def _intensity_scale(image: NDArray[np.float32]) -> np.float32:

@@ -88,7 +88,8 @@ def _content_hashes(cohort: Cohort, executor: Executor, progress: Progress | Non
 def _digest(cohort: Cohort, rules: IngestRules, content_hashes: Iterable[str]) -> str:
     settings = rules.model_dump(mode="json", include={"widest_context", "pixels_per_box", "leakage", "registration"})
     tables = [cohort.lesions.to_csv(index=False), cohort.excluded.to_csv(index=False)]
-    content = json.dumps([FORMAT_VERSION, settings, *tables, *content_hashes])
+    places = [(header.frame, header.position, header.orientation) for images in cohort.slices for header in images]
+    content = json.dumps([FORMAT_VERSION, settings, *tables, *content_hashes, places])
     return hashlib.sha256(content.encode()).hexdigest()
 
 

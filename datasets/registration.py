@@ -154,6 +154,8 @@ def _volume(series: Series) -> tuple[sitk.Image, sitk.Image]:
     pixels = np.maximum(make_interp_spline(offsets, pixels, k=1, axis=0)(places), 0)
     smooth = ndimage.gaussian_filter(pixels, (0, 2, 2))
     body = smooth > AIR * np.percentile(smooth, 99)
+    if body.mean(axis=0).max() <= 0.5:
+        raise RegistrationError(f"most of the {series.weighting} images are blank")
     images = []
     for values in (_unshaded(pixels, body).astype(np.float32), body.astype(np.uint8)):
         image = sitk.GetImageFromArray(values)

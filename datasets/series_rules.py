@@ -66,7 +66,7 @@ class SeriesRules(BaseModel):
         r"|subtr|myelo|diffus|fat.?only|out.?of.?phase|(?:dixon|flex|ideal).*[_ ](?:f|fat|opp)(?![a-z])"
     )
     contrast_enhanced: Pattern = (
-        r"(?<![a-z])(?:gd|gad|km|ce|mdc|civ)(?![a-z])|gado|gd-?dtpa|dotarem|[ck]ontrast|(?<![a-z])inj|t1w?\+?c(?![a-z])"
+        r"(?<![a-z])(?:gd|gad|km|ce|mdc|civ)(?![a-z])|gado|gd-?dtpa|dotarem|prohance|magnevist|multihance|clariscan|omniscan|[ck]ontrast|(?<![a-z])inj|t1w?\+?c(?![a-z])"
         r"|(?<!\b[tl])\+ ?(?:c|k|km|gd)(?![a-z])|(?<![a-z])c\+(?![a-z])|(?<!un)enhanced|造影(?!前)"
         r"|(?<![a-z])post(?![ _.-]*(?:op|proc|fus|surg|lam|er))"
     )

@@ -37,7 +37,7 @@ def write_contact_sheet(
     template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("contact_sheet.html")
     page = template.stream(
         title=title,
-        digest=store.digest,
+        digest=f"{store.digest} {sum(skipped.values())}",
         context=widest_context,
         counts=_counts(store.lesions),
         noted=store.lesions.loc[store.lesions["note"] != "", "patient_id"].nunique(),

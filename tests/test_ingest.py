@@ -15,14 +15,15 @@ import pytest
 from pydicom import dcmread
 from scipy import ndimage
 
-from datasets.annotations import CohortError
-from datasets.cohort import LESION_COLUMNS
+from datasets.annotations import CohortError, read_annotations
+from datasets.cohort import LESION_COLUMNS, build_cohort
 from datasets.ingest import ingest
 from datasets.ingest_rules import IngestRules
 from datasets.leakage import LeakageError
-from datasets.patches import PatchStore
+from datasets.patches import PatchStore, build_store
 from datasets.phantom import write_phantom
-from tests.mr_files import Brightness, Stack, annotation, enhanced_dataset, study, texture, write_stack
+from datasets.workers import workers
+from tests.mr_files import Brightness, Stack, annotation, enhanced_dataset, read_folder, study, texture, write_stack
 
 BOX = (12.0, 14.0, 26.0, 28.0)
 Row = dict[str, Any]
@@ -402,3 +403,33 @@ def test_a_patient_who_moved_is_excluded_or_registered(tmp_path: Path) -> None:
     before, after = (store.patches()[:, 1].astype(float) for store in (unmoved, registered))
     similar = [np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in zip(before, after, strict=True)]
     assert min(similar) > 0.95, similar
+
+
+def test_a_file_that_could_not_be_read_is_read_when_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Permissions change without a trace in size and time: what could not be read must not be remembered."""
+    write_cohort(tmp_path, patients=1)
+    opened = Path.open
+
+    def refuse(path: Path, *arguments: Any, **named: Any) -> Any:
+        if path.is_relative_to(tmp_path / "images"):
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refuse)
+        assert run(tmp_path)[0].lesions.empty
+    assert len(run(tmp_path)[0].lesions) == 2
+
+
+def test_the_places_of_images_belong_to_a_stores_name(tmp_path: Path) -> None:
+    """Registration moves T1W by all slices of both series, also by those that no channel shows."""
+    images, annotations = write_cohort(tmp_path, patients=1)
+    reading = read_folder(images)
+    table = read_annotations(annotations)
+    stores = []
+    for shift in (0.0, 0.5):
+        cohort = build_cohort(reading, table)
+        slices = tuple(tuple(replace(one, position=(shift, *one.position[1:])) for one in row) for row in cohort.slices)
+        with workers(1) as executor:
+            stores.append(build_store(replace(cohort, slices=slices), RULES, tmp_path / "cache", executor, None))
+    assert stores[0].digest != stores[1].digest

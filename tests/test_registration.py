@@ -15,7 +15,7 @@ from datasets.dicom import Series, SliceHeader
 from datasets.geometry import pixel_to_patient
 from datasets.phantom import write_phantom
 from datasets.registration import RegistrationError, register
-from tests.mr_files import SAGITTAL, T1W, Brightness, Stack, read_folder, series_in, tilted, write_stack
+from tests.mr_files import SAGITTAL, T1W, Brightness, Stack, read_folder, series_in, study, texture, tilted, write_stack
 
 Points = NDArray[np.float64]
 Scan = tuple[Series, Series, Points]
@@ -219,3 +219,12 @@ def test_a_real_lumbar_spine_against_its_inverse(shared: Path, tmp_path: Path, m
     in_plane, across = errors(t1, register(moved(t1, motion, points), t2), t2, points)
     assert in_plane < 1
     assert across < 2
+
+
+def test_a_series_that_is_blank_for_the_most_part_is_refused(tmp_path: Path) -> None:
+    t2, t1 = study(1)
+    write_stack(tmp_path / "t1", t1)
+    write_stack(tmp_path / "t2", t2, lambda points: texture(points) * (abs(points[0, 0, 0] - t2.centre[0]) < 5))
+    (moving,), (fixed,) = series_in(tmp_path / "t1"), series_in(tmp_path / "t2")
+    with pytest.raises(RegistrationError, match="most of the T2W images are blank"):
+        register(moving, fixed)
