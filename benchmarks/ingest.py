@@ -37,6 +37,7 @@ SIDE, FIELD_OF_VIEW = 512, 300.0  # pixels, mm
 OTHERS = {"axial T1W": 20, "axial T2W": 20, "coronal T2W": 12}  # slices
 AXIAL = [1, 0, 0, 0, 1, 0]
 RULES = IngestRules()
+PIXEL_DATA = b"\xe0\x7f\x10\x00OW\x00\x00"
 UID_PREFIX = "1.2.826.0.1.3680043.8.498."  # of what pydicom generates, as the phantom's UIDs are
 
 
@@ -191,7 +192,9 @@ def multiply(phantom: Path, folder: Path, patients: int) -> int:
         own, prefix = f"{number:05d}", f"1.2.826.0.1.{10**12 + number}."
         (folder / "dicom" / own).mkdir(parents=True)
         for path in studies[source].iterdir():
-            content = path.read_bytes()[:-2] + (number + 1).to_bytes(2, "little")
+            content = path.read_bytes()
+            pixels = content.rindex(PIXEL_DATA) + len(PIXEL_DATA) + 4  # behind the length
+            content = content[:pixels] + (number + 1).to_bytes(2, "little") + content[pixels + 2 :]
             (folder / "dicom" / own / path.name).write_bytes(content.replace(UID_PREFIX.encode(), prefix.encode()))
             files += 1
         of_study = table[table["patient_id"] == table["patient_id"].unique()[source]].copy()

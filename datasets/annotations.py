@@ -41,9 +41,9 @@ def read_annotations(path: Path, labels: Mapping[str, int] = LABELS) -> pd.DataF
     Raises:
         CohortError: the file, a column or a value cannot be used, or a region's file does not exist.
     """
-    codes = {"0": 0, "1": 1} | {_composed(text).casefold(): code for text, code in labels.items()}
+    codes = {"0": 0, "1": 1} | {composed(text).casefold(): code for text, code in labels.items()}
     table = _read_texts(path)
-    table[["patient_id", "site", "label"]] = table[["patient_id", "site", "label"]].map(_composed)
+    table[["patient_id", "site", "label"]] = table[["patient_id", "site", "label"]].map(composed)
     _require(path, table["patient_id"], table["patient_id"] != "", "give a value")
     spellings = table.groupby(table["patient_id"].map(str.lower))["patient_id"]
     same_spelling = table["patient_id"] == spellings.transform("first")
@@ -64,7 +64,7 @@ def read_annotations(path: Path, labels: Mapping[str, int] = LABELS) -> pd.DataF
 
 def _read_texts(path: Path) -> pd.DataFrame:
     """All of COLUMNS as text; the index is the line on which the row begins."""
-    rows = _read_rows(path)
+    rows = read_rows(path)
     _, header = rows.pop(0) if rows else (0, [])
     if missing := [name for name in [*ALWAYS, *(ON_SLICE if "region" not in header else [])] if name not in header]:
         found = ", ".join(map(quoted, header)) or "none"
@@ -81,7 +81,7 @@ def _read_texts(path: Path) -> pd.DataFrame:
     return pd.DataFrame(list(texts.values()), list(texts), COLUMNS, dtype=str)
 
 
-def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
+def read_rows(path: Path) -> list[tuple[int, list[str]]]:
     """The rows that are not blank, each with the line on which it begins."""
     rows, line = [], 1
     try:
@@ -97,7 +97,7 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     return [(line, values) for line, values in rows if any(values)]
 
 
-def _composed(text: str) -> str:
+def composed(text: str) -> str:
     """Unicode's normal form C, without line ends and other characters that no table or log can hold in one cell."""
     return unicodedata.normalize("NFC", re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text).strip())
 

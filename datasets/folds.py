@@ -1,4 +1,4 @@
-"""Patient → fold: stratified by label, saved once as a table, the same for every configuration."""
+"""Patient → fold: stratified by label, or by site; saved once as a table, the same for every configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
-from datasets.annotations import CohortError
+from datasets.annotations import CohortError, quoted
 from datasets.tables import read_csv, to_csv
 
 FEWEST_IN_TRAINING = 2  # of a class: one to train on and one for the inner validation split
@@ -46,11 +46,49 @@ def make_split(patients: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
     return table.astype({"fold": int})
 
 
+def make_site_split(patients: pd.DataFrame) -> pd.DataFrame:
+    """Hold every site out once: a fold per site, numbered in the order of the sites' names.
+
+    Args:
+        patients: columns patient_id, label, site; one row per patient.
+
+    Returns:
+        As `make_split`. A site with one class is a fold without an AUC.
+
+    Raises:
+        CohortError: a patient has no site, two sites look like one, or too few of a class stand at the sites.
+    """
+    table = patients[["patient_id", "label", "site"]].sort_values("patient_id", ignore_index=True)
+    if nowhere := int((table["site"] == "").sum()):
+        raise CohortError(
+            f"folds.by=site: {nowhere} of {len(table)} patients have no site; "
+            "fill the column site of annotations.csv, or write folds=tenfold"
+        )
+    spellings = table.groupby(table["site"].map(str.casefold))["site"].unique()
+    for different in spellings[spellings.map(len) > 1]:
+        raise CohortError(f"folds.by=site: site stands as {' and '.join(map(quoted, different))}; write it alike")
+    counts = pd.crosstab(table["site"], table["label"]).reindex(columns=[0, 1], fill_value=0)
+    scored = int((counts > 0).all(axis=1).sum())
+    if scored < 2:
+        raise CohortError(
+            f"folds.by=site: {scored} of {len(counts)} sites have both benign and malignant patients, and a mean of "
+            "AUCs takes at least 2; write folds=tenfold, or add patients"
+        )
+    elsewhere = (counts.sum() - counts).min(axis=1)
+    if elsewhere.min() < FEWEST_IN_TRAINING:
+        site = quoted(str(elsewhere.idxmin()))
+        raise CohortError(
+            f"folds.by=site: without site {site} one class has only {elsewhere.min()} patients, "
+            "too few to train and stop early; write folds=tenfold, or add patients"
+        )
+    return table.assign(fold=table["site"].map(counts.index.get_loc))[["patient_id", "label", "fold"]]
+
+
 def inner_validation(split: pd.DataFrame, fold: int, fraction: float, seed: int) -> frozenset[str]:
     """Patients kept apart from the training patients of a fold to stop early; never patients of the fold itself.
 
     Args:
-        split: what `make_split` returned.
+        split: what `make_split` or `make_site_split` returned.
         fold: the held-out fold.
         fraction: share of the training patients, stratified by label, at least one of each class.
         seed: of the draw; together with the fold it decides the whole.

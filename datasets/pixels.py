@@ -29,6 +29,7 @@ _CODECS = {
     **dict.fromkeys(syntaxes.JPEG2000TransferSyntaxes, imagecodecs.jpeg2k_decode),
 }
 MOST_RLE_BYTES = 5 << 19  # of a frame; each may become 64
+MOST_IN_MEMORY = 2**24  # bytes of a file; of larger ones only the frame is read
 MOST_TILES = 1024  # of a JPEG 2000 image; each costs a decoder several kilobytes
 _FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF markers of JPEG and JPEG-LS
 _JPEG2000_START, _END = b"\xff\x4f\xff\x51", b"\xff\xd9"
@@ -58,8 +59,10 @@ def read_pixels(header: SliceHeader) -> NDArray[np.float32]:
     """
     syntax = "unknown transfer syntax"
     try:
-        with warnings.catch_warnings(), open_dicom(header.path) as file:
+        with warnings.catch_warnings(), open_dicom(header.path) as opened:
             warnings.simplefilter("ignore")  # they quote the file
+            # In memory, asking for more bytes than there are, as false lengths do, reserves none.
+            file = opened if header.path.stat().st_size > MOST_IN_MEMORY else io.BytesIO(opened.read())
             dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
             transfer_syntax = _transfer_syntax(dataset)
             syntax = transfer_syntax.name

@@ -7,9 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from sweep.settings import SEARCHABLE, Data, Range, Settings, SettingsError, Value, flatten, setting_type
+
+# The user's own texts, taken as they stand: Hydra's grammar knows no umlauts, and no "=" or "(" in a path.
+OWN_TEXTS = ["output", "cache", "data.root", "data.annotations", "data.pseudonym_key", "data.labels", "model.weights"]
+OWN_TEXTS += ["evaluation.readers", "evaluation.features"]
 
 
 def load_settings(overrides: Sequence[str]) -> Settings:
@@ -22,6 +27,7 @@ def load_settings(overrides: Sequence[str]) -> Settings:
     _check_data(settings.data)
     _check_weights(settings.model.weights)
     _check_space(settings)
+    _check_evaluation(settings)
     return settings
 
 
@@ -37,8 +43,9 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    texts = {key: text for key, _, text in (one.partition("=") for one in overrides) if key in OWN_TEXTS}
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        parsed = OverridesParser.create().parse_overrides([o for o in overrides if o.partition("=")[0] not in texts])
         ranges = [o for o in parsed if o.key_or_group.startswith("search.space.") and not o.is_delete()]
         others = [o.input_line or "" for o in parsed if o not in ranges]
         with initialize_config_module("conf", version_base="1.3"):
@@ -53,7 +60,22 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
         raise SettingsError(_one_line(str(error))) from error
     if not isinstance(tree, dict):
         raise SettingsError("conf/config.yaml must hold a mapping of settings")
+    for key, text in texts.items():
+        section, _, name = key.rpartition(".")
+        (tree[section] if section else tree)[name] = _own_text(key, text)
     return {str(key): value for key, value in tree.items()}
+
+
+def _own_text(key: str, text: str) -> Any:
+    if key != "data.labels":
+        return None if text == "null" else text
+    try:
+        labels = yaml.load(text, yaml.BaseLoader)  # in which yes, no and 1 are texts
+    except yaml.YAMLError:
+        labels = None
+    if not isinstance(labels, dict):
+        raise SettingsError(f"data.labels={text}: write your words with 0 (benign) or 1, as {{ben: 0, mal: 1}}")
+    return labels
 
 
 def _one_line(message: str) -> str:
@@ -145,6 +167,18 @@ def _check_space(settings: Settings) -> None:
         count = settings.search.configurations
         raise SettingsError(
             f"search.configurations={count}: nothing is searched, so write 1, or give search.space a range"
+        )
+
+
+def _check_evaluation(settings: Settings) -> None:
+    evaluation, stopping = settings.evaluation, settings.training.early_stopping
+    for name, path in (("readers", evaluation.readers), ("features", evaluation.features)):
+        if path is not None and not path.is_file():
+            raise SettingsError(f"evaluation.{name}={path}: no such file; name a CSV file by patient_id, or write null")
+    if evaluation.threshold != "fixed" and stopping != "inner":
+        raise SettingsError(
+            f"evaluation.threshold={evaluation.threshold}: is chosen on inner validation patients, of which "
+            f"training.early_stopping={stopping} keeps none; write evaluation.threshold=fixed, or early_stopping=inner"
         )
 
 

@@ -26,6 +26,13 @@ from sweep.settings import SettingsError
             "training.early_stopping=test",
             r"^training\.early_stopping=test: should be 'inner', 'scored_fold' or 'none'$",
         ),
+        ("evaluation.slices=median", r"^evaluation\.slices=median: should be 'max', 'mean', 'top_mean' or 'noisy_or'$"),
+        ("evaluation.sensitivity=95", r"^evaluation\.sensitivity=95: should be less than or equal to 1$"),
+        ("evaluation.readers=/nowhere.csv", r"^evaluation\.readers=/nowhere\.csv: no such file; name a CSV file"),
+        ("evaluation.features=/", r"^evaluation\.features=/: no such file"),
+        ("folds=threefold", r"^folds/threefold: there is no such choice; choose one of leave_one_site_out, tenfold$"),
+        ("folds.by=site", r"^folds=.*by=site has none; write folds=tenfold or leave_one_site_out$"),
+        ("folds.count=null", r"^folds=.*by=patient needs a count"),
         ("name=../elsewhere", r"^name=\.\./elsewhere: "),
         ("model=alexnet", r"^model/alexnet: there is no such choice; choose one of narrow, resnet50$"),
         ("model.backbone=alexnet", r"^model\.backbone=alexnet: "),
@@ -108,8 +115,15 @@ def test_a_configuration_takes_the_searched_values() -> None:
 def test_the_digest_depends_on_what_decides_the_numbers_alone() -> None:
     own = load_settings([]).digest
     idle = ["name=x", "output=elsewhere", "cache=there", "search.configurations=9", "resources.gpus_per_fold=0.5"]
+    idle += ["evaluation.threshold=youden", "evaluation.sensitivity=0.9", "evaluation.resamples=500"]
     assert load_settings(idle).digest == own
-    for decisive in ("seed=1", "training.epochs=9", "data.shuffle_labels=true", "folds.count=5"):
+    for decisive in (
+        "seed=1",
+        "training.epochs=9",
+        "data.shuffle_labels=true",
+        "folds.count=5",
+        "evaluation.slices=mean",
+    ):
         assert load_settings([decisive]).digest != own
 
 
@@ -124,9 +138,48 @@ def test_the_studys_protocol() -> None:
     assert study.training.early_stopping == "scored_fold"
 
 
+def test_the_studys_protocol_at_a_site_that_it_has_not_seen() -> None:
+    study = load_settings(["experiment=yeh2022", "folds=leave_one_site_out"])
+    assert (study.folds.by, study.folds.count, study.model.backbone) == ("site", None, "resnet50")
+
+
+def test_a_threshold_needs_inner_patients_to_be_chosen_on() -> None:
+    message = (
+        r"^evaluation\.threshold=youden: .*training\.early_stopping=none keeps none; write evaluation\.threshold=fixed"
+    )
+    with pytest.raises(SettingsError, match=message):
+        load_settings(["evaluation.threshold=youden", "training.early_stopping=none"])
+
+
 def test_the_defaults_stop_early_on_an_inner_split() -> None:
     assert default_settings()["training"]["early_stopping"] == "inner"
 
 
 def test_conf_repeats_the_default_rules_of_series() -> None:
     assert load_settings([]).data.series == SeriesRules()
+
+
+@pytest.mark.parametrize(
+    ("written", "labels"),
+    [
+        ("{bösartig: 1, gutartig: 0}", {"bösartig": 1, "gutartig": 0}),
+        ("{yes: 1, no: 0}", {"yes": 1, "no": 0}),
+        ("{1: 0, 2: 1}", {"1": 0, "2": 1}),
+    ],
+)
+def test_label_words_are_the_users_own(written: str, labels: dict[str, int]) -> None:
+    assert load_settings([f"data.labels={written}"]).data.labels == labels
+
+
+@pytest.mark.parametrize("written", ["mal", "{mal: 2}", "{mal: x}", "{mal"])
+def test_label_words_without_a_meaning_are_refused(written: str) -> None:
+    with pytest.raises(SettingsError, match=r"data\.labels"):
+        load_settings([f"data.labels={written}"])
+
+
+def test_paths_may_hold_what_folders_hold(tmp_path: Path) -> None:
+    folder = tmp_path / "Müller, a=b (1) [x] {y} $z"
+    folder.mkdir()
+    (folder / "annotations.csv").touch()
+    data = load_settings(["data=dicom", f"data.root={folder}", f"data.annotations={folder}/annotations.csv"]).data
+    assert (data.root, data.annotations) == (folder, folder / "annotations.csv")
