@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sweep import patient_metrics
+from sweep.slices import Rule, aggregate
 
 COLUMNS = ["configuration", "fold", "patient_id", "sop_instance_uid", "label", "probability"]
 SLICE = ["patient_id", "sop_instance_uid"]
@@ -19,10 +20,10 @@ class PredictionsError(ValueError):
     """An out-of-fold table that must not be evaluated; the message names the slices and the remedy."""
 
 
-def per_patient(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Slices of one configuration -> patients, by the highest slice probability (the study's rule).
+def per_patient(predictions: pd.DataFrame, rule: Rule = "max") -> pd.DataFrame:
+    """Slices of one configuration -> patients, by a rule of sweep/slices.py.
 
-    Returns patient_id, label, fold, probability, slices (how many) and sop_instance_uid of the deciding slice
+    Returns patient_id, label, fold, probability, slices (how many) and sop_instance_uid of the highest slice
     (of equals the first by its identifier), sorted by patient_id. Raises PredictionsError on a slice that
     stands twice (so on two configurations at once) and on a probability outside 0 to 1.
     """
@@ -31,13 +32,15 @@ def per_patient(predictions: pd.DataFrame) -> pd.DataFrame:
     ordered = predictions.sort_values(["patient_id", "probability", "sop_instance_uid"], ascending=[True, False, True])
     patients = ordered.drop_duplicates("patient_id").set_index("patient_id")
     patients["slices"] = ordered.groupby("patient_id").size()
+    code = pd.factorize(ordered["patient_id"])[0]
+    patients["probability"] = aggregate(ordered["probability"].to_numpy(float), code, rule)
     columns = ["patient_id", "label", "fold", "probability", "slices", "sop_instance_uid"]
     return patients.reset_index()[columns]
 
 
-def configuration_figures(predictions: pd.DataFrame) -> dict[str, float]:
+def configuration_figures(predictions: pd.DataFrame, rule: Rule = "max") -> dict[str, float]:
     """One configuration's AUCs per patient: mean_fold_auc and sd_fold_auc over its folds, and pooled_auc."""
-    label, score, fold = arrays(per_patient(predictions))
+    label, score, fold = arrays(per_patient(predictions, rule))
     folds = patient_metrics.mean_of_folds(label, score, fold)
     return {
         "mean_fold_auc": folds.value,
@@ -51,12 +54,12 @@ def arrays(table: pd.DataFrame) -> tuple[patient_metrics.Array, patient_metrics.
     return table["label"].to_numpy(int), table["probability"].to_numpy(float), table["fold"].to_numpy(int)
 
 
-def fold_table(predictions: pd.DataFrame) -> pd.DataFrame:
+def fold_table(predictions: pd.DataFrame, rule: Rule = "max") -> pd.DataFrame:
     """One configuration's folds: fold, patients, malignant, slices, auc (per patient) and slice_auc.
 
     The AUC of a fold with one class is nan.
     """
-    patients = per_patient(predictions)
+    patients = per_patient(predictions, rule)
     by_fold = patients.groupby("fold")
     table = by_fold.agg(patients=("label", "size"), malignant=("label", "sum"), slices=("slices", "sum"))
     table["auc"] = pd.Series(patient_metrics.fold_aucs(*arrays(patients)))

@@ -8,19 +8,26 @@ import logging
 from functools import partial
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from datasets.annotations import CohortError
-from datasets.folds import make_split, read_split, shuffle_labels
+from datasets.annotations import CohortError, composed, read_rows
+from datasets.folds import make_site_split, make_split, read_split, shuffle_labels
 from datasets.ingest import Ingested, ingest
 from datasets.patches import PatchStore
 from datasets.phantom import PHANTOM_VERSION, write_phantom
+from datasets.pseudonyms import pseudonymise
 from datasets.tables import to_csv
 from sweep.contact_sheet import write_contact_sheet
+from sweep.features import read_features
 from sweep.ledger import write_atomically
+from sweep.readers import read_readers
 from sweep.run_folder import RunFolder
-from sweep.settings import Settings, SettingsError, digest
+from sweep.settings import Phantom, Settings, SettingsError, digest
+
+PATIENT_TABLES = {"readers": read_readers, "features": read_features}
+READER_COLUMNS = {"patient_id", "reader", "call", "score"}  # others may hold names or notes
 
 log = logging.getLogger("sweep")
 
@@ -49,13 +56,14 @@ def prepare_patches(settings: Settings) -> Ingested:
     """The patch store of the settings' cohort, made or found in the cache; a missing phantom is written first.
 
     Raises:
+        SettingsError: readers or features cannot be used.
         CohortError: the annotations cannot be used, or patients leak into each other.
     """
+    patient_tables(settings)  # bad ones are found before hours of compute
     stages = _Stages()
     root, annotations = settings.data.root, settings.data.annotations
-    if settings.data.phantom:
-        phantom = settings.data.phantom
-        root = settings.cache / f"phantom-{digest([PHANTOM_VERSION, phantom.model_dump()])}"
+    if phantom := settings.data.phantom:
+        root = _phantom_folder(settings, phantom)
         annotations = root / "annotations.csv"
         if not root.exists():
             log.info("writing a synthetic cohort of %d patients to %s", phantom.patients, root)
@@ -65,36 +73,90 @@ def prepare_patches(settings: Settings) -> Ingested:
     return ingest(root, annotations, settings.cache, settings.data, progress=stages)
 
 
-def write_cohort(run: RunFolder, settings: Settings, ingested: Ingested) -> None:
-    """Write cohort.csv, excluded.csv and ingest.html, and log what the cohort is.
+def _phantom_folder(settings: Settings, phantom: Phantom) -> Path:
+    return settings.cache / f"phantom-{digest([PHANTOM_VERSION, phantom.model_dump()])}"
+
+
+def patient_tables(settings: Settings) -> dict[str, pd.DataFrame]:
+    """What readers called and noted, under the identifiers of the cohort: the settings' files, or the phantom's own.
 
     Raises:
-        SettingsError: the run folder was begun with other images, boxes, labels or weights.
+        SettingsError: a file cannot be used.
+        CohortError: a file cannot be read.
+    """
+    files = {name: getattr(settings.evaluation, name) for name in PATIENT_TABLES}
+    if phantom := settings.data.phantom:
+        folder = _phantom_folder(settings, phantom)
+        files = {name: file or folder / f"{name}.csv" for name, file in files.items()}
+    tables = {name: _patient_table(name, file) for name, file in files.items() if file and file.exists()}
+    if not settings.data.pseudonyms:
+        return tables
+    return {name: pseudonymise(table, settings.data.pseudonym_key) for name, table in tables.items()}
+
+
+def _patient_table(name: str, file: Path) -> pd.DataFrame:
+    """The file's cells as text, read as annotations are, so that identifiers agree."""
+    (_, header), *rows = read_rows(file) or [(1, [""])]
+    try:
+        if len(set(header)) < len(header):
+            raise ValueError("two columns have the same name: remove one")
+        if longer := [line for line, values in rows if any(values[len(header) :])]:
+            raise ValueError(f"line {longer[0]}: more values than columns: write numbers with a decimal point")
+        cells = [[*values, *[""] * len(header)][: len(header)] for _, values in rows]
+        table = pd.DataFrame(cells, columns=header, dtype=str).map(composed)
+        with TemporaryDirectory() as folder:
+            copy = Path(folder, file.name)
+            copy.write_text(to_csv(table), encoding="utf-8")
+            PATIENT_TABLES[name](copy)
+    except ValueError as error:
+        raise SettingsError(f"evaluation.{name}={file}: {error}") from error
+    return table[[column for column in table if name != "readers" or column in READER_COLUMNS]]
+
+
+def _write_patient_tables(run: RunFolder, settings: Settings, patients: set[str]) -> None:
+    tables = patient_tables(settings)
+    for name in PATIENT_TABLES.keys() - tables.keys():
+        (run.path / f"{name}.csv").unlink(missing_ok=True)  # of an earlier start
+    for name, table in tables.items():
+        known = table["patient_id"].isin(patients)
+        if not known.all():
+            lost = table.loc[~known, "patient_id"].nunique()
+            log.info("%s.csv: left out %d patients that are not in the cohort", name, lost)
+        write_atomically(run.path / f"{name}.csv", to_csv(table[known]))
+
+
+def write_cohort(run: RunFolder, settings: Settings, ingested: Ingested) -> None:
+    """Write cohort.csv, excluded.csv, ingest.html and the tables of readers and features; log what the cohort is.
+
+    Raises:
+        SettingsError: readers or features cannot be used, or the run folder was begun with other images, boxes,
+            labels or weights.
     """
     store, sheet = ingested.store, run.path / "ingest.html"
     _require_inputs(run, settings, store)
     write_atomically(run.path / "cohort.csv", to_csv(_lesions(settings, store)))
     write_atomically(run.path / "excluded.csv", to_csv(store.excluded))
-    if not _shows(sheet, store):
+    _write_patient_tables(run, settings, set(store.lesions["patient_id"]))
+    if not _shows(sheet, ingested):
         context = settings.data.widest_context
         write_contact_sheet(sheet, store, ingested.skipped, title=run.path.name, widest_context=context)
     patients, excluded = (table["patient_id"].nunique() for table in (store.lesions, store.excluded))
     log.info("cohort: %d patients, %d lesion slices; %d patients excluded", patients, len(store.lesions), excluded)
 
 
-def _shows(sheet: Path, store: PatchStore) -> bool:
-    """Whether the contact sheet, which takes seconds to write, is of this store."""
+def _shows(sheet: Path, ingested: Ingested) -> bool:
+    """Whether the contact sheet, which takes seconds to write, is of this store and these files."""
     if not sheet.exists():
         return False
     with sheet.open(encoding="utf-8") as page:
-        return store.digest in page.read(1000)
+        return f"{ingested.store.digest} {sum(ingested.skipped.values())}" in page.read(1000)
 
 
 def require_patients(run: RunFolder, settings: Settings, store: PatchStore) -> None:
     """Refuse a cohort of which too many patients fell out.
 
     Raises:
-        CohortError: says how many, why most of them, and where the rest of the reasons stand.
+        CohortError: says how many, why the first of them, and where the rest of the reasons stand.
     """
     kept, excluded = (set(table["patient_id"]) for table in (store.lesions, store.excluded))
     lost = len(excluded - kept)
@@ -130,8 +192,8 @@ def prepare_split(run: RunFolder, settings: Settings, store: PatchStore) -> pd.D
         CohortError: the patients cannot be split so.
     """
     if not run.split.exists():
-        patients = _lesions(settings, store)[["patient_id", "label"]].drop_duplicates("patient_id")
-        split = make_split(patients, settings.folds.count, settings.seed)
+        patients, count = _lesions(settings, store).drop_duplicates("patient_id"), settings.folds.count
+        split = make_site_split(patients) if count is None else make_split(patients, count, settings.seed)
         write_atomically(run.path / "inputs.json", _inputs(settings, store))
         write_atomically(run.split, to_csv(split))
     _require_inputs(run, settings, store)

@@ -43,14 +43,16 @@ def run_sweep(settings: Settings) -> int:
         write_cohort(run, settings, ingested)
         store = ingested.store
         require_patients(run, settings, store)
-        ledger = Ledger(run.ledger, split_digest(prepare_split(run, settings, store)))
+        split = prepare_split(run, settings, store)
+        ledger = Ledger(run.ledger, split_digest(split))
         run.save(settings)
         study = open_study(run.journal, run.path.name, settings.own_values())
-        search = Search(settings, study, ledger, lambda unit: held_out_auc(ledger, unit))
+        rule = settings.evaluation.slices
+        search = Search(settings, study, ledger, split["fold"].nunique(), lambda unit: held_out_auc(ledger, unit, rule))
         try:
             _train(settings, run, store, ledger, search)
         finally:
-            write_tables(run, ledger, search.candidates)
+            write_tables(run, ledger, search.candidates, settings.evaluation)
         report = write_report(run.path)
         log.info("report: %s", report)
         return exit_code(search)
@@ -79,7 +81,7 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
     """Train what the ledger does not hold yet, and keep TensorBoard and the display in step with it."""
     tracker = Tracker(run.path / "tensorboard")
     for candidate in search.candidates:
-        _track_finished(tracker, ledger, candidate)
+        _track_finished(tracker, ledger, candidate, settings)
     if search.is_finished:
         log.info("all folds are done: nothing to train")
         return
@@ -97,9 +99,9 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
 
         def on_event(candidate: Candidate, fold: int) -> None:
             display.finished(candidate, fold)
-            _track_finished(tracker, ledger, candidate)
+            _track_finished(tracker, ledger, candidate, settings)
             if candidate.is_complete or candidate.failures:
-                write_tables(run, ledger, search.candidates)
+                write_tables(run, ledger, search.candidates, settings.evaluation)
 
         def beat() -> None:
             display.draw()
@@ -110,12 +112,12 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
         run_units(search, workplace, settings.resources, on_event=on_event, beat=beat)
 
 
-def _track_finished(tracker: Tracker, ledger: Ledger, candidate: Candidate) -> None:
+def _track_finished(tracker: Tracker, ledger: Ledger, candidate: Candidate, settings: Settings) -> None:
     curves = {fold: ledger.curve(candidate.unit(fold)) for fold in sorted(candidate.fold_aucs)}
     for fold, curve in curves.items():
         tracker.finish_fold(candidate.number, fold, curve, candidate.fold_aucs[fold])
     if candidate.is_complete:
-        patients = per_patient(candidate_predictions(ledger, candidate))
+        patients = per_patient(candidate_predictions(ledger, candidate), settings.evaluation.slices)
         tracker.finish_configuration(candidate.number, candidate.values, list(curves.values()), patients)
 
 

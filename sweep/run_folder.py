@@ -6,6 +6,8 @@ import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from math import isnan
 from pathlib import Path
 
 import pandas as pd
@@ -14,10 +16,12 @@ from pydantic import ValidationError
 
 from datasets.tables import to_csv
 from sweep.ledger import Ledger, Unit, write_atomically
-from sweep.patient_metrics import auc
-from sweep.predictions import COLUMNS, configuration_figures, per_patient
+from sweep.operating_point import choose_threshold
+from sweep.patient_metrics import THRESHOLD, auc
+from sweep.predictions import COLUMNS, arrays, configuration_figures, per_patient
 from sweep.search import Candidate
-from sweep.settings import Settings, SettingsError
+from sweep.settings import Evaluation, Settings, SettingsError
+from sweep.slices import Rule
 
 # Columns of configurations.csv before those of the searched settings.
 OWN_COLUMNS = [
@@ -98,15 +102,28 @@ def _difference(saved: dict[str, object], now: dict[str, object]) -> str:
     return "; ".join(f"{name} was {saved.get(name)}, now {now.get(name)}" for name in names[:3])
 
 
-def held_out_auc(ledger: Ledger, unit: Unit) -> float:
-    """AUC per patient of a finished unit's held-out fold."""
-    patients = per_patient(unit_predictions(ledger, unit))
-    return auc(patients["label"].to_numpy(int), patients["probability"].to_numpy(float))
+def held_out_auc(ledger: Ledger, unit: Unit, rule: Rule = "max") -> float:
+    """AUC per patient of a finished unit's held-out fold; nan where it holds one class only, as a site may."""
+    label, score, _ = arrays(per_patient(unit_predictions(ledger, unit), rule))
+    return auc(label, score)
 
 
-def unit_predictions(ledger: Ledger, unit: Unit) -> pd.DataFrame:
-    """A finished unit's out-of-fold predictions per lesion slice, with its fold."""
-    return pd.read_parquet(ledger.finished(unit) / "predictions.parquet").assign(fold=unit.fold)
+def unit_predictions(ledger: Ledger, unit: Unit, name: str = "predictions") -> pd.DataFrame:
+    """A finished unit's out-of-fold, or `inner_predictions`, per lesion slice, with its fold."""
+    return pd.read_parquet(ledger.finished(unit) / f"{name}.parquet").assign(fold=unit.fold)
+
+
+@cache  # a finished unit never changes
+def fold_threshold(ledger: Ledger, unit: Unit, evaluation: Evaluation) -> float:
+    """Where a finished unit calls a patient malignant: chosen on its inner validation patients, never on its fold.
+
+    THRESHOLD where it is fixed, or where those patients are none or of one class.
+    """
+    if evaluation.threshold == "fixed":
+        return THRESHOLD
+    label, score, _ = arrays(per_patient(unit_predictions(ledger, unit, "inner_predictions"), evaluation.slices))
+    chosen = choose_threshold(label, score, evaluation.sensitivity if evaluation.threshold == "sensitivity" else None)
+    return THRESHOLD if isnan(chosen) else chosen
 
 
 def candidate_predictions(ledger: Ledger, candidate: Candidate) -> pd.DataFrame:
@@ -117,18 +134,25 @@ def candidate_predictions(ledger: Ledger, candidate: Candidate) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).assign(configuration=candidate.number)[COLUMNS]
 
 
-def write_tables(run: RunFolder, ledger: Ledger, candidates: Sequence[Candidate]) -> None:
-    """configurations.csv and predictions.parquet from the ledger's finished folds."""
+def write_tables(run: RunFolder, ledger: Ledger, candidates: Sequence[Candidate], evaluation: Evaluation) -> None:
+    """configurations.csv, thresholds.csv and predictions.parquet from the ledger's finished folds."""
     predictions = [candidate_predictions(ledger, candidate) for candidate in candidates]
-    rows = [_row(candidate, table) for candidate, table in zip(candidates, predictions, strict=True)]
+    rows = [_row(candidate, table, evaluation.slices) for candidate, table in zip(candidates, predictions, strict=True)]
     table = pd.DataFrame(rows, columns=None if rows else OWN_COLUMNS)
     write_atomically(run.path / "configurations.csv", to_csv(table))
+    thresholds = [
+        (candidate.number, fold, fold_threshold(ledger, candidate.unit(fold), evaluation))
+        for candidate in candidates
+        for fold in sorted(candidate.fold_aucs)
+    ]
+    columns = ["configuration", "fold", "threshold"]
+    write_atomically(run.path / "thresholds.csv", to_csv(pd.DataFrame(thresholds, columns=columns)))
     _write_parquet(run.path / "predictions.parquet", [table for table in predictions if len(table)])
 
 
-def _row(candidate: Candidate, predictions: pd.DataFrame) -> dict[str, object]:
+def _row(candidate: Candidate, predictions: pd.DataFrame, rule: Rule) -> dict[str, object]:
     nothing = dict.fromkeys(("mean_fold_auc", "sd_fold_auc", "pooled_auc"), float("nan"))
-    figures = configuration_figures(predictions) if candidate.is_complete else nothing
+    figures = configuration_figures(predictions, rule) if candidate.is_complete else nothing
     failure = "; ".join(f"fold {fold}: {reason}" for fold, reason in sorted(candidate.failures.items()))
     return {
         "configuration": candidate.number,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
 
 import optuna
@@ -49,8 +50,9 @@ class Candidate:
 
     @property
     def mean_fold_auc(self) -> float:
-        """Mean over the finished folds; a figure to compare by only once the candidate is complete."""
-        return sum(self.fold_aucs.values()) / len(self.fold_aucs) if self.fold_aucs else float("nan")
+        """Mean over the finished folds that have an AUC; to compare by only once the candidate is complete."""
+        defined = [auc for auc in self.fold_aucs.values() if not isnan(auc)]
+        return sum(defined) / len(defined) if defined else float("nan")
 
     def waiting_folds(self) -> Iterator[int]:
         if self.failures:
@@ -61,14 +63,15 @@ class Candidate:
 class Search:
     """The state of a sweep: `next_unit` hands out work, `succeeded` and `failed` take the outcome."""
 
-    def __init__(self, settings: Settings, study: optuna.Study, ledger: Ledger, score: Score) -> None:
+    def __init__(self, settings: Settings, study: optuna.Study, ledger: Ledger, folds: int, score: Score) -> None:
         """Args:
         settings: of the sweep.
         study: from `open_study`; its trials are the sweep's configurations so far.
         ledger: of the sweep's split.
-        score: the held-out patients' AUC of a finished unit.
+        folds: how many the split has.
+        score: the held-out patients' AUC of a finished unit; nan where they are of one class only.
         """
-        self._settings, self._study, self._ledger, self._score = settings, study, ledger, score
+        self._settings, self._study, self._ledger, self._folds, self._score = settings, study, ledger, folds, score
         self._space = {name: distribution(name, span) for name, span in settings.search.space.items()}
         asked = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
         self.candidates = [self._candidate(trial) for trial in asked]
@@ -124,7 +127,7 @@ class Search:
 
     def _candidate(self, trial: optuna.Trial | FrozenTrial) -> Candidate:
         configuration = self._settings.configuration(trial.params)
-        candidate = Candidate(trial.number, trial.params, configuration, self._settings.folds.count)
+        candidate = Candidate(trial.number, trial.params, configuration, self._folds)
         done = (fold for fold in range(candidate.folds) if self._ledger.is_done(candidate.unit(fold)))
         candidate.fold_aucs = {fold: self._score(candidate.unit(fold)) for fold in done}
         if candidate.is_complete:

@@ -48,8 +48,15 @@ class Data(IngestRules):
 
 
 class Folds(Section):
-    count: int = Field(ge=2)
+    by: Literal["patient", "site"]
+    count: int | None = Field(ge=2)
     inner_fraction: float = Field(gt=0, le=0.5)
+
+    @model_validator(mode="after")
+    def _count_of_patients_folds(self) -> Folds:
+        if (self.count is None) != (self.by == "site"):
+            raise ValueError("by=patient needs a count, by=site has none; write folds=tenfold or leave_one_site_out")
+        return self
 
 
 class Model(Section):
@@ -128,6 +135,15 @@ class Search(Section):
     space: dict[str, Range]
 
 
+class Evaluation(Section):
+    slices: Literal["max", "mean", "top_mean", "noisy_or"]
+    threshold: Literal["fixed", "youden", "sensitivity"]
+    sensitivity: float = Field(gt=0, le=1)
+    readers: Path | None
+    features: Path | None
+    resamples: int = Field(ge=100)
+
+
 class Resources(Section):
     cpus_per_fold: int = Field(ge=1)
     gpus_per_fold: float | None = Field(ge=0)
@@ -185,6 +201,7 @@ class Settings(Section):
     augmentation: Augmentation
     training: Training
     search: Search
+    evaluation: Evaluation
     resources: Resources
 
     def configuration(self, values: Mapping[str, Value]) -> Configuration:
@@ -207,9 +224,12 @@ class Settings(Section):
         return {name: values[name] for name in self.search.space}
 
     def decisive(self) -> dict[str, Any]:
-        """Settings that decide which numbers a run yields: not where it runs, nor how many configurations it has."""
+        """Settings that decide which numbers a run yields: not where it runs, how many configurations it has, or
+        how it is evaluated. `evaluation.slices` decides: the search maximises the AUC of patients.
+        """
         idle = ["name", "output", "cache", "search.configurations", "resources.gpus_per_fold", "resources.tries"]
         idle += ["data.max_excluded", "data.pseudonym_key"]
+        idle += [f"evaluation.{name}" for name in Evaluation.model_fields if name != "slices"]
         return {name: value for name, value in flatten(self.model_dump(mode="json")).items() if name not in idle}
 
     @property

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from datasets.annotations import CohortError
-from datasets.folds import inner_validation, make_split, read_split, shuffle_labels, split_digest
+from datasets.folds import inner_validation, make_site_split, make_split, read_split, shuffle_labels, split_digest
 
 
 def patients(malignant: int = 26, benign: int = 70) -> pd.DataFrame:
@@ -60,6 +60,62 @@ def test_inner_validation_never_holds_a_patient_of_the_fold(fold: int) -> None:
     inner = inner_validation(split, fold, 0.15, seed=1)
     assert inner and not inner & set(split.loc[split["fold"] == fold, "patient_id"])
     assert split.loc[split["patient_id"].isin(inner), "label"].nunique() == 2
+
+
+def at_sites(*sites: str) -> pd.DataFrame:
+    """96 patients in turn at the sites, a quarter malignant."""
+    table = patients()
+    return table.assign(site=[sites[number % len(sites)] for number in range(len(table))])
+
+
+def test_a_fold_is_a_site_and_no_site_is_in_two_folds() -> None:
+    table = at_sites("Kaohsiung", "Taipei", "Basel").sample(frac=1, random_state=3)
+    split = make_site_split(table)
+    assert split.columns.tolist() == ["patient_id", "label", "fold"]
+    both = split.merge(table, on=["patient_id", "label"], how="outer")
+    assert len(both) == len(table) and both["patient_id"].is_unique
+    assert (both.groupby("site")["fold"].nunique() == 1).all() and (both.groupby("fold")["site"].nunique() == 1).all()
+    assert both.groupby("fold")["site"].first().tolist() == ["Basel", "Kaohsiung", "Taipei"]
+    pd.testing.assert_frame_equal(split, make_site_split(at_sites("Kaohsiung", "Taipei", "Basel")))
+
+
+def test_the_inner_patients_of_a_site_fold_are_of_other_sites() -> None:
+    table = at_sites("A", "B", "C").set_index("patient_id")["site"]
+    split = make_site_split(table.reset_index().assign(label=patients()["label"]))
+    for fold, site in enumerate("ABC"):
+        inner = inner_validation(split, fold, 0.15, seed=1)
+        assert inner and site not in set(table[list(inner)])
+
+
+def test_a_site_of_one_class_is_a_fold_of_its_own() -> None:
+    table = at_sites("A", "B", "C")
+    table.loc[table["site"] == "B", "label"] = 0
+    split = make_site_split(table)
+    assert split.groupby("fold")["label"].nunique().tolist() == [2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("sites", "problem"),
+    [
+        (("",), r"folds\.by=site: 96 of 96 patients have no site; fill the column site of annotations\.csv"),
+        (("A", "B", ""), "32 of 96 patients have no site"),
+        (("A", "B", "a"), "site stands as 'A' and 'a'; write it alike"),
+        (("A",), "1 of 1 sites have both benign and malignant patients, and a mean of AUCs takes at least 2"),
+    ],
+)
+def test_sites_that_cannot_be_folds_are_refused(sites: tuple[str, ...], problem: str) -> None:
+    with pytest.raises(CohortError, match=problem):
+        make_site_split(at_sites(*sites))
+
+
+def test_sites_where_one_class_is_missing_or_rare_are_refused() -> None:
+    table = at_sites("A", "B", "C")
+    with pytest.raises(CohortError, match="1 of 3 sites have both benign and malignant"):
+        make_site_split(table.assign(label=((table["site"] == "A") & (table["label"] == 1)).astype(int)))
+    rare = table.assign(label=(table["site"] == "A").astype(int))
+    rare.loc[[0, 3, 4], "label"] = 0, 0, 1  # a benign patient or two at A, one malignant at B
+    with pytest.raises(CohortError, match="without site 'A' one class has only 1 patients, too few to train"):
+        make_site_split(rare)
 
 
 def test_shuffled_labels_stay_with_patients_and_keep_their_number() -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from sweep import patient_metrics, predictions
+from sweep.slices import Rule
 from tests.run_folders import stratified_split, synthetic_cohort, synthetic_predictions
 
 COHORT = synthetic_cohort(40)
@@ -78,6 +79,24 @@ def test_patients_do_not_depend_on_the_order_of_slices_even_where_they_tie(frame
     one = frame[frame["configuration"] == 0].assign(probability=0.5)
     shuffled = one.sample(frac=1, random_state=1)
     pd.testing.assert_frame_equal(predictions.per_patient(one), predictions.per_patient(shuffled))
+
+
+@pytest.mark.parametrize("rule", ["max", "mean", "top_mean", "noisy_or"])
+def test_the_rule_gives_each_patient_its_own_slices_probability(frame: pd.DataFrame, rule: Rule) -> None:
+    one = frame[frame["configuration"] == 0].sample(frac=1, random_state=2)
+    by_hand = {
+        "max": lambda p: p.max(),
+        "mean": lambda p: p.mean(),
+        "top_mean": lambda p: p.nlargest(3).mean(),
+        "noisy_or": lambda p: 1 - (1 - p).prod(),
+    }[rule]
+    found = predictions.per_patient(one, rule).set_index("patient_id")["probability"]
+    expected = one.groupby("patient_id")["probability"].apply(by_hand)
+    pd.testing.assert_series_equal(found, expected)
+    label, score, fold = predictions.arrays(predictions.per_patient(one, rule))
+    aucs = patient_metrics.mean_of_folds(label, score, fold)
+    assert predictions.configuration_figures(one, rule)["mean_fold_auc"] == aucs.value
+    assert predictions.fold_table(one, rule)["auc"].mean() == pytest.approx(aucs.value)
 
 
 def test_two_configurations_are_never_mixed(frame: pd.DataFrame) -> None:

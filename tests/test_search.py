@@ -22,7 +22,7 @@ def score(unit: Unit) -> float:
 def open_search(folder: Path, overrides: Sequence[str] = ()) -> Search:
     settings = load_settings([f"folds.count={FOLDS}", f"search.configurations={CONFIGURATIONS}", *overrides])
     study = open_study(folder / "optuna.journal", "test", settings.own_values())
-    return Search(settings, study, Ledger(folder / "ledger", "split"), score)
+    return Search(settings, study, Ledger(folder / "ledger", "split"), FOLDS, score)
 
 
 def finish(search: Search, folder: Path, candidate: Candidate, fold: int) -> None:
@@ -68,6 +68,24 @@ def test_folds_of_several_configurations_are_in_flight_at_once(tmp_path: Path) -
     search = open_search(tmp_path)
     units = [search.next_unit() for _ in range(FOLDS + 2)]
     assert [unit[0].number for unit in units if unit] == [0, 0, 0, 1, 1]
+
+
+def test_the_split_says_how_many_folds_there_are(tmp_path: Path) -> None:
+    settings = load_settings(["folds=leave_one_site_out", "search.configurations=1"])
+    study = open_study(tmp_path / "optuna.journal", "test", settings.own_values())
+    search = Search(settings, study, Ledger(tmp_path / "ledger", "split"), 5, score)
+    assert [fold for _, fold in run_all(search, tmp_path)] == [0, 1, 2, 3, 4]
+
+
+def test_a_fold_without_an_auc_is_left_out_of_the_mean_that_optuna_hears(tmp_path: Path) -> None:
+    settings = load_settings(["search.configurations=2"])
+    study = open_study(tmp_path / "optuna.journal", "test", settings.own_values())
+    aucs = {0: 0.75, 1: float("nan"), 2: 1.0}
+    search = Search(settings, study, Ledger(tmp_path / "ledger", "split"), FOLDS, lambda unit: aucs[unit.fold])
+    run_all(search, tmp_path)
+    assert [candidate.mean_fold_auc for candidate in search.candidates] == [0.875, 0.875]
+    assert [trial.value for trial in study.trials] == [0.875, 0.875]
+    assert search.is_finished and search.best is search.candidates[0]
 
 
 def test_nothing_more_is_handed_out_while_the_last_folds_run(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def open_sweep(folder: Path, overrides: Sequence[str] = ()) -> Sweep:
     table = write_split(folder / "split.csv", store, FOLDS)
     ledger = Ledger(folder / "ledger", split_digest(table))
     study = open_study(folder / "optuna.journal", "test", settings.own_values())
-    search = Search(settings, study, ledger, lambda unit: held_out_auc(ledger, unit))
+    search = Search(settings, study, ledger, FOLDS, lambda unit: held_out_auc(ledger, unit))
     return Sweep(settings, store, folder / "split.csv", ledger, search)
 
 
