@@ -35,12 +35,14 @@ MOST_PIXELS = 2**22  # of an image: above 2048 by 2048 a size is taken for damag
 MOST_INFLATED_BYTES = 2**26
 MOST_HEADER_BYTES = 2**24  # in which sequence items are counted
 MOST_ITEMS = 2**15  # of sequences; pydicom takes 20 microseconds for each
+MOST_NESTED = 100  # items of undefined length without an end; pydicom searches all the rest for each
 FIRST_BYTES = 2**17  # in which most headers end, Siemens' private elements included
 LONGEST_DESCRIPTION = 256  # characters; DICOM allows 64, and some patterns take long on more than these
 UNIT_TOLERANCE = 1e-2  # of direction cosines, which some writers round to two places
 
 _UID = re.compile(r"[0-9.]{1,64}")
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # tag of an item, little and big endian
+_OPEN_ITEM, _ITEM_END = b"\xfe\xff\x00\xe0\xff\xff\xff\xff", b"\xfe\xff\x0d\xe0"
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")  # of files without a preamble
 _IMAGE = ("Modality", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")
 _UIDS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
@@ -174,7 +176,8 @@ def _read_before_pixels(path: Path) -> Dataset:
             if whole:
                 raise
         file.seek(0)
-        if sum(map(file.read(MOST_HEADER_BYTES).count, _ITEMS)) > MOST_ITEMS:
+        start = file.read(MOST_HEADER_BYTES)
+        if sum(map(start.count, _ITEMS)) > MOST_ITEMS or start.count(_OPEN_ITEM) > start.count(_ITEM_END) + MOST_NESTED:
             raise SkipError("more sequence items than an image has")
         file.seek(0)
         return pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)

@@ -420,3 +420,15 @@ def test_a_malformed_repetition_time_is_as_if_it_were_missing(tmp_path: Path, va
         path.write_bytes(path.read_bytes().replace(b"DS\x06\x003200.0", b"DS\x08\x00" + value.encode().ljust(8)))
     (series,) = series_in(tmp_path)
     assert len(series.slices) == stack.slices and series.weighting == "T2W"
+
+
+def test_sequences_nested_without_end_are_given_up_at_once(tmp_path: Path) -> None:
+    """pydicom would search the rest of the file for the end of each."""
+    stack = study(1)[0]
+    write_stack(tmp_path, replace(stack, slices=1))
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    place = content.index(b"\x28\x00\x02\x00US")
+    opened = b"\x20\x00\x11\x91SQ\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    path.write_bytes(content[:place] + opened * 20_000 + content[place:])
+    assert read_folder(tmp_path).skipped == {"more sequence items than an image has": 1}
