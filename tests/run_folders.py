@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from datasets.phantom_features import draw_calls, draw_features
 from sweep import predictions as out_of_fold
 
 RANGES: dict[str, tuple[float, float, bool]] = {  # low, high, log; configuration 0 has its own values
@@ -42,6 +43,7 @@ SETTINGS: dict[str, Any] = {
     "model": {"backbone": "narrow", "stem": "7x7", "weights": "none", "dropout": 0.0, "learning_rate": 1e-4},
     "training": {"epochs": 6, "batch_size": 32, "patience": 3, "early_stopping": "inner", "precision": "32-true"},
     "search": {"configurations": 4, "space": SPACE},
+    "evaluation": {"slices": "max", "threshold": "fixed", "sensitivity": 0.95, "resamples": 30},
 }
 
 
@@ -145,6 +147,18 @@ def keep_folds(run: Path, kept: dict[int, set[int]], failure: dict[int, str] | N
         configurations.loc[row, "state"] = "running" if reason is None else "failed"
         configurations.loc[row, "failure"] = reason
     save(run, configurations, predictions)
+
+
+def write_readers_and_features(run: Path) -> None:
+    """readers.csv and features.csv of the run's patients, as the phantom's, less a feature that others determine."""
+    patients, random = pd.read_csv(run / "split.csv", dtype={"patient_id": str}), np.random.default_rng(3)
+    readers, features = [], []
+    for identifier, label in zip(patients["patient_id"], patients["label"], strict=True):
+        calls = draw_calls(label, random)
+        readers += [{"patient_id": identifier, "reader": name, "call": call} for name, call in calls.items()]
+        features.append({"patient_id": identifier} | {k: int(v) for k, v in draw_features(label, random).items()})
+    pd.DataFrame(readers).to_csv(run / "readers.csv", index=False)
+    pd.DataFrame(features).drop(columns="absence_of_collapse").to_csv(run / "features.csv", index=False)
 
 
 def _changed(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -2,25 +2,31 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from datasets.tables import to_csv
 from sweep.ledger import write_atomically
 from sweep.report.page import render
-from sweep.report.summary import patient_table, summarise, to_json
+from sweep.report.summary import csv_tables, patient_table, summarise, to_json
 from sweep.report.tables import read_run
 
 
 def write_report(run: Path) -> Path:
     """Write patients.csv, summary.json and report.html into the run folder; returns the page's path.
 
-    Reads settings.yaml, cohort.csv, excluded.csv, split.csv, configurations.csv and predictions.parquet. The same
-    tables give the same bytes of patients.csv and summary.json. Raises RunFolderError where a table is missing
-    or two of them disagree, and PredictionsError where a complete configuration has incomplete predictions.
+    Beside them, tables of the summary as CSV: table1 and table2 (of the study), errors, calibration, decision_curve.
+    Reads settings.yaml, cohort.csv, excluded.csv, split.csv, configurations.csv, predictions.parquet and, where there,
+    thresholds.csv, readers.csv and features.csv. The same tables give the same bytes of all but the page.
+    Raises RunFolderError where a table is missing or two of them disagree, PredictionsError where a complete
+    configuration has incomplete predictions, ValueError where readers.csv or features.csv cannot be read.
     """
     tables = read_run(run)
     patients = patient_table(tables)
-    summary = summarise(tables)
+    summary = summarise(tables, patients)
     write_atomically(run / "patients.csv", to_csv(patients))
     write_atomically(run / "summary.json", to_json(summary))
+    for name, rows in csv_tables(summary).items():
+        write_atomically(run / f"{name}.csv", to_csv(pd.json_normalize(rows)))
     page = run / "report.html"
     write_atomically(page, render(summary, patients, tables))
     return page

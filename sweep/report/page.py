@@ -21,6 +21,7 @@ from sweep.settings import flatten
 LIBRARIES = ["torch", "pytorch-lightning", "monai", "ray", "optuna", "pydicom", "numpy", "scipy", "pandas", "plotly"]
 # Paths may hold names; settings.yaml keeps them.
 MACHINE_PATHS = {"output", "cache", "data.root", "data.annotations", "model.weights"}
+MACHINE_PATHS |= {"evaluation.readers", "evaluation.features"}
 MINUS = "\N{MINUS SIGN}"
 UNDEFINED = Markup('<span class="undefined" title="not defined">&ndash;</span>')
 
@@ -40,7 +41,7 @@ def render(summary: dict[str, Any], patients: pd.DataFrame, run: RunTables) -> s
     return environment.get_template("report.html").render(
         **shown,
         ranked=_ranked(summary["configurations"]),
-        plots=_plots(patients, run),
+        plots=_plots(summary, patients, run),
         excluded=run.excluded.to_dict("records"),
         searched=run.searched,
         settings=list(_settings(run.settings)),
@@ -55,15 +56,21 @@ def figure(summary: Any, path: str, style: str = "auc") -> Markup:
     value: Any = reduce(_step, path.split("."), summary)
     if value is None:
         return UNDEFINED
-    return Markup('<data data-figure="{}" value="{}">{}</data>').format(path, repr(value), _rounded(value, style))
+    return Markup('<data data-figure="{}" value="{}">{}</data>').format(path, value, _rounded(value, style))
 
 
 def _step(tree: Any, key: str) -> Any:
     return tree[int(key)] if isinstance(tree, list) else tree[key]
 
 
-def _rounded(value: float, style: str) -> str:
+def _rounded(value: Any, style: str) -> str:
+    if value == "Infinity":
+        return "\N{INFINITY}"
+    if style in ("p", "p is"):
+        least = {"p": "<0.001", "p is": "p < 0.001"}[style]
+        return least if value < 0.001 else f"{'p = ' * (style == 'p is')}{value:.3f}"
     formats = {
+        "ratio": "{:.0f}" if value >= 100 else "{:.2f}",
         "auc": "{:.3f}",
         "short": "{:.2f}",
         "percent": "{:.1%}",
@@ -91,14 +98,17 @@ def _ranked(configurations: list[dict[str, Any]]) -> list[int]:
     return sorted(range(len(means)), key=lambda place: -1 if means[place] is None else means[place], reverse=True)
 
 
-def _plots(patients: pd.DataFrame, run: RunTables) -> dict[str, plots.Figure]:
+def _plots(summary: dict[str, Any], patients: pd.DataFrame, run: RunTables) -> dict[str, plots.Figure]:
     if run.best is None:
         return {}
     varied = [name for name in run.searched if run.complete[name].nunique() > 1]
     space = run.settings["search"]["space"]
     return {
         "roc": plots.roc(patients),
+        "precision-recall": plots.precision_recall(patients),
         "probabilities": plots.probabilities(patients),
+        "calibration": plots.calibration(summary["calibration"]["curve"]),
+        "decision-curve": plots.decision_curve(summary["decision_curve"]),
         **{f"setting-{name}": plots.setting(name, run.complete, run.best, space[name]) for name in varied},
     }
 

@@ -14,11 +14,12 @@ import pandas as pd
 from sweep import patient_metrics, predictions
 
 Figure = dict[str, Any]
+FAINT = {"color": "--faint", "width": 1.5, "dash": "dot"}
 DECADES = 100.0  # choices whose largest is this many times the smallest are drawn on a log axis
 
 
 def roc(patients: pd.DataFrame) -> Figure:
-    """ROC curve of every fold, their vertical mean, the pooled curve and the threshold's operating point."""
+    """ROC curve of every fold, their vertical mean, the pooled curve and the point of the calls."""
     label, score, fold = predictions.arrays(patients)
     aucs = patient_metrics.fold_aucs(label, score, fold)
     defined = [number for number, value in aucs.items() if not np.isnan(value)]
@@ -29,7 +30,7 @@ def roc(patients: pd.DataFrame) -> Figure:
     if len(np.unique(label)) == 2:
         pooled = patient_metrics.roc_points(label, score)
         curves.append(_curve(*pooled, name="pooled", line={"color": "--malignant", "width": 2, "dash": "dash"}))
-        curves.append(_operating_point(label, score))
+        curves.append(_operating_point(label, patients["call"].to_numpy()))
     return {"data": [_chance(), *curves], "layout": _roc_layout()}
 
 
@@ -43,11 +44,10 @@ def _fold_curve(number: int, label: patient_metrics.Array, score: patient_metric
     return _curve(*patient_metrics.roc_points(label, score), **style)
 
 
-def _operating_point(label: patient_metrics.Array, score: patient_metrics.Array) -> Figure:
-    called = score >= patient_metrics.THRESHOLD
+def _operating_point(label: patient_metrics.Array, called: patient_metrics.Array) -> Figure:
     x, y = (np.array([called[label == kind].mean()]) for kind in (0, 1))
     marker = {"size": 11, "color": "--panel", "line": {"color": "--malignant", "width": 3}}
-    return _curve(x, y, name=f"threshold {patient_metrics.THRESHOLD}") | {"mode": "markers", "marker": marker}
+    return _curve(x, y, name="calls") | {"mode": "markers", "marker": marker}
 
 
 def _chance() -> Figure:
@@ -72,9 +72,9 @@ def probabilities(patients: pd.DataFrame) -> Figure:
         "layout": {
             "height": 300,
             "showlegend": False,
-            "xaxis": {"range": [-0.02, 1.02], "dtick": 0.25, "title": {"text": "highest slice probability"}},
+            "xaxis": {"range": [-0.02, 1.02], "dtick": 0.25, "title": {"text": "probability"}},
             "yaxis": {"range": [-0.6, 1.6], "tickvals": [0, 1], "ticktext": ["benign", "malignant"], "showgrid": False},
-            "shapes": [_threshold_line()],
+            "shapes": [_threshold_band(patients["threshold"])],
         },
     }
 
@@ -95,9 +95,53 @@ def _class_points(patients: pd.DataFrame, label: int, name: str, symbol: str) ->
     }
 
 
-def _threshold_line() -> Figure:
-    line = {"color": "--muted", "width": 1, "dash": "dash"}
-    return {"type": "line", "x0": 0.5, "x1": 0.5, "y0": 0, "y1": 1, "yref": "paper", "line": line}
+def _threshold_band(thresholds: "pd.Series[float]") -> Figure:
+    """From the folds' lowest threshold to their highest: a line where they are one."""
+    band = {"x0": thresholds.min(), "x1": thresholds.max(), "y0": 0, "y1": 1, "yref": "paper", "layer": "below"}
+    return {"type": "rect", **band, "line": {"color": "--muted", "width": 1, "dash": "dash"}, "fillcolor": "--wash"}
+
+
+def precision_recall(patients: pd.DataFrame) -> Figure:
+    """Precision over recall, a step per distinct probability, beside the share of malignant patients."""
+    label, score, _ = predictions.arrays(patients)
+    wrong, recall = (rate[1:] for rate in patient_metrics.roc_points(label, score))
+    precision = recall * label.mean() / (recall * label.mean() + wrong * (1 - label.mean()))
+    share = _line([0, 1], [label.mean()] * 2, "malignant share", FAINT)
+    curve = _line([0, *recall], [precision[0], *precision], "pooled", {"color": "--accent", "width": 3, "shape": "vh"})
+    return _chart([share, curve], "recall (sensitivity)", "precision (PPV)")
+
+
+def calibration(curve: list[dict[str, Any]]) -> Figure:
+    """Malignant share over mean probability, with intervals: rows of calibration.calibration_curve."""
+    above = [row["observed_high"] - row["observed"] for row in curve]
+    below = [row["observed"] - row["observed_low"] for row in curve]
+    error = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 3}
+    x, y = [row["mean_probability"] for row in curve], [row["observed"] for row in curve]
+    points = _line(x, y, "bins of 0.1", {"color": "--accent", "width": 2}) | {"mode": "lines+markers", "error_y": error}
+    return _chart([_line([0, 1], [0, 1], "ideal", FAINT), points], "mean probability", "malignant share")
+
+
+def decision_curve(rows: list[dict[str, Any]]) -> Figure:
+    """Net benefit over threshold, of evaluation.decision_curve: the model, acting on everyone, and on nobody."""
+    x, model, everyone = ([row[name] for row in rows] for name in ("threshold", "model", "everyone"))
+    curves = [
+        _line([0, 1], [0, 0], "nobody", FAINT),
+        _line(x, everyone, "everyone", {"color": "--malignant", "width": 2, "dash": "dash"}),
+        _line(x, model, "model", {"color": "--accent", "width": 3}),
+    ]
+    best = max(*model, everyone[0])
+    return _chart(curves, "threshold", "net benefit", (-0.35 * best - 0.01, 1.1 * best + 0.01))
+
+
+def _line(x: list[float], y: list[float], name: str, line: Figure) -> Figure:
+    hover = "%{fullData.name}<br>%{xaxis.title.text} %{x:.3f}<br>%{yaxis.title.text} %{y:.3f}<extra></extra>"
+    return {"x": x, "y": y, "mode": "lines", "name": name, "line": line, "hovertemplate": hover}
+
+
+def _chart(traces: list[Figure], x: str, y: str, y_range: tuple[float, float] = (-0.02, 1.02)) -> Figure:
+    legend = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": -0.2, "yanchor": "top"}
+    axes = {"xaxis": {"range": [-0.02, 1.02], "title": {"text": x}}, "yaxis": {"range": y_range, "title": {"text": y}}}
+    return {"data": traces, "layout": {"height": 360, "legend": legend, **axes}}
 
 
 def setting(name: str, configurations: pd.DataFrame, best: int, span: Mapping[str, Any]) -> Figure:

@@ -70,3 +70,24 @@ for (const button of document.querySelectorAll(".filters button")) {
     }
   });
 }
+
+// Every table as CSV, with full values; a text that begins like a formula gets an apostrophe, as in the run's own files.
+const cellText = (cell) => {
+  const figures = [...cell.querySelectorAll("data")];
+  const text = figures.length ? figures.map((figure) => figure.value).join(" ") : cell.textContent.trim().replace(/\s+/g, " ");
+  const safe = Number.isNaN(Number(text)) && /^[=+\-@\t\r']/.test(text) ? `'${text}` : text;
+  return `"${safe.replaceAll('"', '""')}"`;
+};
+for (const table of document.querySelectorAll("table:not(.confusion)")) {
+  const link = document.createElement("a");
+  link.className = "download";
+  link.textContent = "CSV";
+  link.href = "#";
+  link.download = `${table.closest("section").id}.csv`;
+  link.setAttribute("aria-label", `Download the table ${table.caption?.textContent ?? ""} as CSV`);
+  link.addEventListener("click", () => {
+    const lines = [...table.rows].map((row) => [...row.cells].map(cellText).join(","));
+    link.href = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }));
+  });
+  (table.closest(".scroll") ?? table).after(link);
+}

@@ -10,6 +10,9 @@ import yaml
 
 from datasets.tables import read_csv
 from sweep import predictions as out_of_fold
+from sweep.features import read_features
+from sweep.patient_metrics import THRESHOLD, outcomes
+from sweep.readers import read_readers
 from sweep.run_folder import OWN_COLUMNS
 
 _TEXT = ["patient_id", "site", "sop_instance_uid", "t1_series_uid", "t2_series_uid", "note", "item", "reason", "remedy"]
@@ -31,6 +34,15 @@ class RunTables:
     split: pd.DataFrame
     configurations: pd.DataFrame
     predictions: pd.DataFrame
+    thresholds: pd.DataFrame
+    readers: pd.DataFrame | None
+    features: pd.DataFrame | None
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """The settings of that name; those of a run that is older than they are."""
+        older: dict[str, Any] = {"slices": "max", "threshold": "fixed", "sensitivity": 0.95, "resamples": 1000}
+        return older | dict(self.settings.get("evaluation", {}))
 
     @property
     def searched(self) -> list[str]:
@@ -53,13 +65,22 @@ class RunTables:
         """The configuration's out-of-fold predictions, complete and at one with its row in configurations.csv."""
         rows = out_of_fold.require_complete(self.predictions, self.cohort, self.split, configuration)
         listed = self.configurations.set_index("configuration").loc[configuration]
-        for name, value in out_of_fold.configuration_figures(rows).items():
+        for name, value in out_of_fold.configuration_figures(rows, self.evaluation["slices"]).items():
             if not np.isclose(value, float(str(listed[name])), rtol=0, atol=1e-9, equal_nan=True):
                 raise RunFolderError(
                     f"configuration {configuration}: configurations.csv has {name} {listed[name]}, predictions.parquet "
                     f"gives {value}: the two are of different sweeps; start the sweep again to rewrite them"
                 )
         return rows
+
+    def patients_of(self, configuration: int) -> pd.DataFrame:
+        """predictions.per_patient of a complete configuration, with threshold of the fold, outcome and call (0, 1)."""
+        patients = out_of_fold.per_patient(self.predictions_of(configuration), self.evaluation["slices"])
+        own = self.thresholds[self.thresholds["configuration"] == configuration].set_index("fold")["threshold"]
+        patients["threshold"] = patients["fold"].map(own).astype(float).fillna(THRESHOLD)
+        label, score, _ = out_of_fold.arrays(patients)
+        patients["outcome"] = outcomes(label, score, patients["threshold"].to_numpy())
+        return patients.assign(call=(patients["probability"] >= patients["threshold"]).astype(int))
 
 
 def read_run(run: Path) -> RunTables:
@@ -69,6 +90,9 @@ def read_run(run: Path) -> RunTables:
         settings=yaml.safe_load(_existing(run / "settings.yaml").read_text()),
         **{name: _read_csv(run / f"{name}.csv") for name in ("cohort", "excluded", "split", "configurations")},
         predictions=_read_predictions(run / "predictions.parquet"),
+        thresholds=_read_thresholds(run / "thresholds.csv"),
+        readers=read_readers(run / "readers.csv") if (run / "readers.csv").is_file() else None,
+        features=read_features(run / "features.csv") if (run / "features.csv").is_file() else None,
     )
 
 
@@ -82,6 +106,12 @@ def _existing(path: Path) -> Path:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     return read_csv(_existing(path), dict.fromkeys(_TEXT, str))
+
+
+def _read_thresholds(path: Path) -> pd.DataFrame:
+    if not path.is_file():  # a run older than this table, or no fold finished yet
+        return pd.DataFrame(columns=["configuration", "fold", "threshold"])
+    return _read_csv(path)
 
 
 def _read_predictions(path: Path) -> pd.DataFrame:

@@ -1,0 +1,172 @@
+"""What a statistician asks of a run: the parts of summary.json that take more than counting."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sweep import calibration, comparison, patient_metrics, predictions
+from sweep.ensembles import MOST_CORRECTED, Ensemble, compare_ensembles, greedy_ensemble
+from sweep.features import compare_features, feature_model
+from sweep.operating_point import measures
+from sweep.patient_metrics import Array
+from sweep.readers import calls_of, two_by_two
+from sweep.report.tables import RunTables
+from sweep.selection_bias import bbc_cv
+
+FEWER_RESAMPLES = 200  # of searches for ensembles, which repeat a whole search in each
+PARTS = ("corrected", "ensembles", "table2", "calibration", "decision_curve", "features", "sites")
+
+
+def evaluate(run: RunTables, patients: pd.DataFrame) -> dict[str, Any]:
+    """PARTS of the summary, of the best configuration's patients; each is None where the run has nothing for it."""
+    if run.best is None:
+        return dict.fromkeys(PARTS)
+    label, score, fold = predictions.arrays(patients)
+    scores = np.stack([_probability(run, int(number)) for number in sorted(run.complete["configuration"])])
+    return {
+        "corrected": _corrected(label, scores, fold, int(run.evaluation["resamples"])),
+        "ensembles": _ensembles(label, scores, fold, run),
+        "table2": _table2(run, patients),
+        "calibration": _calibration(label, score),
+        "decision_curve": decision_curve(label, score).to_dict("records"),
+        "features": _features(run, patients),
+        "sites": _sites(run, patients),
+    }
+
+
+def _probability(run: RunTables, configuration: int) -> Array:
+    return run.patients_of(configuration)["probability"].to_numpy(float)
+
+
+def _corrected(label: Array, scores: Array, fold: Array, resamples: int) -> dict[str, Any]:
+    """BBC-CV's estimate, or in `problem` why there is none."""
+    if len(scores) == 1:
+        problem = "One configuration only: nothing was selected, so there is nothing to correct."
+        return {"estimate": None, "problem": problem}
+    try:
+        selected = bbc_cv(label, scores, fold, resamples)
+    except ValueError as error:
+        return {"estimate": None, "problem": f"No figure corrected for the selection: {error}."}
+    wins = float(selected.wins[selected.winner])
+    return {"estimate": asdict(selected.corrected), "problem": None, "wins": wins, "resamples": resamples}
+
+
+def _ensembles(label: Array, scores: Array, fold: Array, run: RunTables) -> list[dict[str, Any]]:
+    """A row per kind of ensemble; all subsets are searched only where every resample can repeat the search."""
+    if len(scores) < 2:
+        return []
+    resamples = min(int(run.evaluation["resamples"]), FEWER_RESAMPLES)
+    try:
+        if len(scores) <= MOST_CORRECTED:
+            found = compare_ensembles(label, scores, fold, resamples)
+        else:
+            average = bbc_cv(label, scores.mean(axis=0, keepdims=True), fold, resamples)
+            everyone = Ensemble(tuple(range(len(scores))), average.naive, average.corrected)
+            found = {"average of all": everyone, "greedy": greedy_ensemble(label, scores, fold, resamples)}
+    except ValueError:  # too few patients to resample, as `corrected` says
+        return []
+    numbers = sorted(int(number) for number in run.complete["configuration"])
+    return [
+        {"kind": kind, "configurations": [numbers[model] for model in ensemble.models], "auc": ensemble.auc}
+        | {"corrected": asdict(ensemble.corrected)}
+        for kind, ensemble in found.items()
+    ]
+
+
+def calls_measured(label: Array, call: Array) -> dict[str, Any]:
+    """Counts of the calls (N,), nan where there is none, and every measure of them."""
+    counts = two_by_two(label, call)
+    measured = {name: asdict(estimate) for name, estimate in measures(**counts).items()}
+    return {"counts": {kind.upper(): count for kind, count in counts.items()}, "measures": measured}
+
+
+def _table2(run: RunTables, patients: pd.DataFrame) -> list[dict[str, Any]]:
+    """The readers, each with McNemar's exact test against the model on sensitivity and on specificity."""
+    if run.readers is None:
+        return []
+    label, model = patients["label"].to_numpy(), patients["call"].to_numpy()
+    calls = calls_of(run.readers, patients["patient_id"].to_numpy())
+    rows: list[dict[str, Any]] = [
+        {"reader": str(name), "patients": int(call.count())}
+        | calls_measured(label, call.to_numpy())
+        | {"sensitivity_test": _against_model(label == 1, call.to_numpy() == label, model == label, call.notna())}
+        | {"specificity_test": _against_model(label == 0, call.to_numpy() == label, model == label, call.notna())}
+        for name, call in calls.items()
+    ]
+    tests = [row[f"{measure}_test"] for row in rows for measure in ("sensitivity", "specificity")]
+    for test, adjusted in zip(tests, comparison.holm(np.array([test["p"] for test in tests])), strict=True):
+        test["holm"] = float(adjusted)
+    return rows
+
+
+def _against_model(of_class: Array, reader_right: Array, model_right: Array, read: "pd.Series[bool]") -> dict[str, Any]:
+    inside = of_class & read.to_numpy()
+    only_reader = int((inside & reader_right & ~model_right).sum())
+    only_model = int((inside & model_right & ~reader_right).sum())
+    p = comparison.mcnemar(only_reader, only_model).exact if inside.any() else float("nan")
+    return {"only_reader_right": only_reader, "only_model_right": only_model, "p": p}
+
+
+def _calibration(label: Array, probability: Array) -> dict[str, Any]:
+    prevalence = float(label.mean())
+    return {
+        "brier": calibration.brier_score(label, probability),
+        "brier_of_prevalence": prevalence * (1 - prevalence),
+        "expected_calibration_error": calibration.expected_calibration_error(label, probability),
+        **asdict(calibration.calibration(label, probability)),
+        "curve": calibration.calibration_curve(label, probability).to_dict("records"),
+    }
+
+
+def decision_curve(label: Array, probability: Array) -> pd.DataFrame:
+    """Net benefit TP/N - FP/N t/(1 - t) of acting at a probability of t or more: Vickers & Elkin 2006.
+
+    doi 10.1177/0272989X06295361. Columns: threshold t from 0.01 to 0.99, model, everyone (acting on all patients);
+    acting on nobody has 0. t states how many needless actions a found malignancy is worth: (1 - t)/t.
+    """
+    threshold = np.arange(1, 100) / 100
+    harm = threshold / (1 - threshold)
+    called = probability >= threshold[:, None]
+    model = (called & (label == 1)).mean(axis=1) - (called & (label == 0)).mean(axis=1) * harm
+    everyone = label.mean() - (1 - label.mean()) * harm
+    return pd.DataFrame({"threshold": threshold, "model": model, "everyone": everyone})
+
+
+def _features(run: RunTables, patients: pd.DataFrame) -> dict[str, Any] | None:
+    """Table 1, the error analysis of the model, the regression on all features or in `problem` why there is none."""
+    if run.features is None or run.features.empty:
+        return None
+    features = run.features.reindex(patients["patient_id"])
+    (label, _, fold), outcome = predictions.arrays(patients), patients["outcome"].to_numpy()
+    found: dict[str, Any] = {
+        "table1": compare_features(features, label == 1, label == 0).to_dict("records"),
+        "errors": compare_features(features, outcome == "FP", outcome == "TN").to_dict("records"),
+        "model": None,
+        "problem": None,
+    }
+    try:
+        model = feature_model(features, label, fold)
+    except ValueError as error:
+        return found | {"problem": f"No regression on all features: {str(error).rstrip('.')}."}
+    noted = ~np.isnan(model.probability)
+    auc = patient_metrics.mean_of_folds(label[noted], model.probability[noted], fold[noted])
+    figures = {"accuracy": model.accuracy, "patients": model.patients, "auc": asdict(auc)}
+    return found | {"model": figures | {"table": model.table.to_dict("records")}}
+
+
+def _sites(run: RunTables, patients: pd.DataFrame) -> dict[str, Any] | None:
+    """The sites' AUCs and Cochran's Q; None with one site."""
+    site = run.cohort.drop_duplicates("patient_id").set_index("patient_id")["site"].replace("", "not named")
+    of_patient = patients["patient_id"].map(site).to_numpy(str)
+    if len(np.unique(of_patient)) < 2:
+        return None
+    label, score, _ = predictions.arrays(patients)
+    test = asdict(comparison.auc_heterogeneity(label, score, of_patient))
+    counts = patients.groupby(of_patient)["label"].agg(["size", "sum"])
+    rows = [
+        {"site": name, "patients": int(counts["size"][name]), "malignant": int(counts["sum"][name]), "auc": auc}
+        for name, auc in test.pop("sites").items()
+    ]
+    return test | {"rows": rows}
