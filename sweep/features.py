@@ -72,7 +72,7 @@ def feature_model(features: pd.DataFrame, label: Array, fold: Array) -> FeatureM
 
     Firth 1993 (doi 10.1093/biomet/80.1.27), with Heinze & Schemper's penalised likelihood ratio tests and profile
     intervals (2002, doi 10.1002/sim.1047). A feature without variation has no coefficient; ends of intervals
-    that the search missed are nan. ValueError where features depend on each other linearly.
+    that the search missed are nan. ValueError where features depend on each other linearly, or nothing varies.
     """
     from firthmodels import FirthLogisticRegression  # slow to import, as scikit-learn
     from sklearn.exceptions import ConvergenceWarning
@@ -83,6 +83,8 @@ def feature_model(features: pd.DataFrame, label: Array, fold: Array) -> FeatureM
     noted = features.notna().all(axis=1).to_numpy()
     known, truth = features[noted], label[noted]
     varied = known.loc[:, known.nunique() > 1]
+    if varied.empty or len(np.unique(truth)) < 2:
+        raise ValueError("no feature varies among the patients with all features noted, or they are of one class")
     firth, probability = FirthLogisticRegression(max_iter=ITERATIONS), np.full(len(label), np.nan)
     try:
         firth.fit(varied, truth).lrt()
