@@ -147,11 +147,11 @@ def test_a_table_that_cannot_be_read_is_explained(tmp_path: Path, text: str, mes
 @pytest.mark.parametrize("constant", ["features", "label"])
 def test_a_regression_needs_something_that_varies(constant: str) -> None:
     random = np.random.default_rng(0)
-    features = pd.DataFrame(random.integers(0, 2, (20, 2)), columns=["a", "b"]).astype(float)
+    table = pd.DataFrame(random.integers(0, 2, (20, 2)), columns=["a", "b"]).astype(float)
     label = random.integers(0, 2, 20)
     if constant == "features":
-        features[:] = 1.0
+        table[:] = 1.0
     else:
         label[:] = 1
     with pytest.raises(ValueError, match="no feature varies"):
-        feature_model(features, label, np.arange(20) % 4)
+        features.feature_model(table, label, np.arange(20) % 4)
