@@ -4,7 +4,7 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats.contingency import relative_risk
 
-from sweep.patient_metrics import Array, Estimate, rates, roc_points, wilson
+from sweep.patient_metrics import Array, Estimate, roc_points, wilson
 
 SAME = 1e-9  # rates closer than this are equal but for rounding
 NAN = float("nan")
@@ -40,7 +40,9 @@ def measures(tp: int, tn: int, fp: int, fn: int) -> dict[str, Estimate]:
     overlap = wilson(tp, tp + fp + fn)
     f1 = Estimate(*(2 * share / (1 + share) for share in (overlap.value, overlap.low, overlap.high)))
     return {
-        **rates(tp, tn, fp, fn),
+        "sensitivity": wilson(tp, tp + fn),
+        "specificity": wilson(tn, tn + fp),
+        "accuracy": wilson(tp + tn, tp + tn + fp + fn),
         "ppv": wilson(tp, tp + fp),
         "npv": wilson(tn, tn + fn),
         "f1": f1,

@@ -1,4 +1,4 @@
-"""Per-patient performance: AUC with intervals, ROC points, and rates at a threshold. Pure NumPy and SciPy.
+"""Per-patient performance: AUC with intervals, ROC points, and outcomes at a threshold. Pure NumPy and SciPy.
 
 Everywhere `label` is (N,) with 1 = malignant and 0 = benign, `score` is (N,) with higher = more malignant,
 and `fold` is (N,) with the number of the fold that held the patient out. Order does not matter.
@@ -265,15 +265,6 @@ def outcomes(label: Array, score: Array, threshold: float | Array = THRESHOLD) -
     """(N,) of "TP", "TN", "FP", "FN"; a score at or above the threshold, or its own one (N,), is called malignant."""
     called = score >= threshold
     return np.where(label == 1, np.where(called, "TP", "FN"), np.where(called, "FP", "TN"))
-
-
-def rates(tp: int, tn: int, fp: int, fn: int) -> dict[str, Estimate]:
-    """Sensitivity, specificity and accuracy with Wilson's score interval (Wilson 1927; Newcombe 1998)."""
-    return {
-        "sensitivity": wilson(tp, tp + fn),
-        "specificity": wilson(tn, tn + fp),
-        "accuracy": wilson(tp + tn, tp + tn + fp + fn),
-    }
 
 
 def wilson(successes: int, total: int, confidence: float = 0.95) -> Estimate:

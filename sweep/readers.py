@@ -42,7 +42,7 @@ def calls_of(readers: pd.DataFrame, patients: Array) -> pd.DataFrame:
 
 
 def two_by_two(label: Array, call: Array) -> dict[str, int]:
-    """tp, tn, fp, fn of the patients that were called, as patient_metrics.rates takes them; nan is no call."""
+    """tp, tn, fp, fn of the patients that were called, as operating_point.measures takes them; nan is no call."""
     names = {"tp": (1, 1), "tn": (0, 0), "fp": (0, 1), "fn": (1, 0)}
     return {name: int(((label == truth) & (call == called)).sum()) for name, (truth, called) in names.items()}
 
