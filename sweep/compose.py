@@ -146,6 +146,10 @@ def _check_weights(weights: str) -> None:
 def _check_space(settings: Settings) -> None:
     """Both ends of every range must be settings that a training accepts, and configuration 0 must lie inside."""
     for name, span in settings.search.space.items():
+        if name == "training.early_stopping":
+            raise SettingsError(
+                f"search.space.{name}: decides how honest a figure is, so it is not searched; write {name}="
+            )
         if setting_type(name) is None:
             sections = ", ".join(SEARCHABLE)
             raise SettingsError(f"search.space.{name}: no such setting{_nearest(name)}; ranges may stand in {sections}")

@@ -183,3 +183,8 @@ def test_paths_may_hold_what_folders_hold(tmp_path: Path) -> None:
     (folder / "annotations.csv").touch()
     data = load_settings(["data=dicom", f"data.root={folder}", f"data.annotations={folder}/annotations.csv"]).data
     assert (data.root, data.annotations) == (folder, folder / "annotations.csv")
+
+
+def test_how_honest_a_figure_is_is_not_searched() -> None:
+    with pytest.raises(SettingsError, match=r"search\.space\.training\.early_stopping: decides how honest"):
+        load_settings(["+search.space.training.early_stopping={choices: [inner, scored_fold]}"])

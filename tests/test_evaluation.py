@@ -156,7 +156,7 @@ def test_features_that_determine_each_other_are_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kept", "said"),
-    [("label == 0", "Only binary classification"), ("label > 1", None), ("patient_id == patient_id", None)],
+    [("label == 0", "no feature varies"), ("label > 1", None), ("patient_id == patient_id", None)],
 )
 def test_features_of_few_patients_or_none_give_a_page(tmp_path: Path, kept: str, said: str | None) -> None:
     run = write_run(tmp_path / "a", (1.5,))

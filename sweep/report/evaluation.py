@@ -43,7 +43,7 @@ def _probability(run: RunTables, configuration: int) -> Array:
 def _corrected(label: Array, scores: Array, fold: Array, resamples: int) -> dict[str, Any]:
     """BBC-CV's estimate, or in `problem` why there is none."""
     if len(scores) == 1:
-        problem = "One configuration only: nothing was selected, so there is nothing to correct."
+        problem = "One complete configuration only: nothing was selected, so there is nothing to correct."
         return {"estimate": None, "problem": problem}
     try:
         selected = bbc_cv(label, scores, fold, resamples)
@@ -84,7 +84,7 @@ def calls_measured(label: Array, call: Array) -> dict[str, Any]:
 
 def _table2(run: RunTables, patients: pd.DataFrame) -> list[dict[str, Any]]:
     """The readers, each with McNemar's exact test against the model on sensitivity and on specificity."""
-    if run.readers is None:
+    if run.readers is None or run.settings["data"]["shuffle_labels"]:
         return []
     label, model = patients["label"].to_numpy(), patients["call"].to_numpy()
     calls = calls_of(run.readers, patients["patient_id"].to_numpy())
@@ -136,7 +136,7 @@ def decision_curve(label: Array, probability: Array) -> pd.DataFrame:
 
 def _features(run: RunTables, patients: pd.DataFrame) -> dict[str, Any] | None:
     """Table 1, the error analysis of the model, the regression on all features or in `problem` why there is none."""
-    if run.features is None or run.features.empty:
+    if run.features is None or run.features.empty or run.settings["data"]["shuffle_labels"]:
         return None
     features = run.features.reindex(patients["patient_id"])
     (label, _, fold), outcome = predictions.arrays(patients), patients["outcome"].to_numpy()

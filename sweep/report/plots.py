@@ -173,7 +173,7 @@ def setting(name: str, configurations: pd.DataFrame, best: int, span: Mapping[st
 
 
 def _role(number: int, best: int) -> str:
-    roles = [role for role, held in (("study's own setting", number == 0), ("best", number == best)) if held]
+    roles = [role for role, held in (("the settings' own values", number == 0), ("best", number == best)) if held]
     return f"configuration {number}" + (f" ({', '.join(roles)})" if roles else "")
 
 

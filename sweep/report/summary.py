@@ -20,8 +20,8 @@ PATIENT_COLUMNS += ["sop_instance_uid"]
 EARLY_STOPPING = {
     "inner": "Early stopping and the choice of the best epoch used an inner split of each fold's training patients. "
     "The held-out patients were predicted once, by the finished model.",
-    "scored_fold": "Early stopping watched the very fold that was then scored, as the study did: every figure on "
-    "this page is optimistic for that reason, on pure noise by 0.05 (lowest loss kept) to 0.09 (highest AUC). "
+    "scored_fold": "Early stopping watched the very fold that was then scored, as the study did: every figure of "
+    "the model is optimistic for that reason, on pure noise by 0.05 (lowest loss kept) to 0.09 (highest AUC). "
     "training.early_stopping=inner is the honest variant.",
     "none": "There was no early stopping: every fold was trained for all its epochs.",
 }
@@ -133,7 +133,7 @@ def _best(run: RunTables, patients: pd.DataFrame, settings: dict[int, dict[str, 
         "average_precision": patient_metrics.average_precision(label, score),
         "prevalence": float(label.mean()),
         "permutation_p": comparison.permutation_test(label, score, fold),
-        "fold_shift": _fold_shift(label, score, fold),
+        "fold_shift": _fold_shift(label, score, fold, run.settings["folds"].get("by") == "site"),
         "interval_caution": _interval_caution(folds),
         "folds": folds.assign(threshold=patients.groupby("fold")["threshold"].first().to_numpy()).to_dict("records"),
         "thresholds": {"lowest": float(patients["threshold"].min()), "highest": float(patients["threshold"].max())},
@@ -151,13 +151,14 @@ def _pooled(label: patient_metrics.Array, score: patient_metrics.Array) -> dict[
 
 
 def _fold_shift(
-    label: patient_metrics.Array, score: patient_metrics.Array, fold: patient_metrics.Array
+    label: patient_metrics.Array, score: patient_metrics.Array, fold: patient_metrics.Array, by_site: bool
 ) -> dict[str, Any]:
     shift = patient_metrics.fold_shift(label, score, fold)
+    cause = ", or the sites' patients differ" if by_site else ""
     warning = (
         f"The mean of the folds and the pooled AUC differ by {abs(shift.difference):.3f}, more than the "
         f"{shift.limit:.3f} that dealing patients to folds anew explains: the fold models score on different "
-        "scales, and the pooled figure and its interval mix them. Trust the mean of the folds."
+        f"scales{cause}, and the pooled figure and its interval mix them. Trust the mean of the folds."
     )
     return asdict(shift) | {"warning": warning if shift.beyond_noise else None}
 
@@ -222,13 +223,15 @@ def _selection_among(run: RunTables) -> list[str]:
         "every figure of it but the corrected one is optimistic (naive), the more so the more configurations were "
         "compared. The correction selects anew in bootstrap samples of the patients and scores the selected on those "
         "left out (BBC-CV, Tsamardinos et al. 2018, doi 10.1007/s10994-018-5714-4). It errs on the low side when "
-        "configurations differ much, since a sample chooses by 63 % of the patients, and its interval on the wide one."
+        "configurations differ much, since a sample chooses by 63 % of the patients, and its interval on the wide one. "
+        "The configurations themselves were proposed by a search that had seen these AUCs; that is not repeated."
     ]
 
 
 def _rules(run: RunTables) -> list[str]:
     threshold = "was fixed beforehand" if run.evaluation["threshold"] == "fixed" else "used inner patients of training"
     return [
-        f"The threshold {threshold}; neither it nor the rule from slices to patients was tuned on the patients scored.",
+        f"The threshold {threshold}; this program tuned neither it nor the rule from slices to patients on the patients "
+        "scored; a rule picked after seeing this page would be.",
         "A patient's slices all lie in one fold, and every configuration was validated on the same folds.",
     ]
