@@ -165,6 +165,7 @@ def test_phantoms_and_shuffled_labels_are_said(demo: Path, tmp_path: Path) -> No
     shuffled = write_run(tmp_path / "a", (1.0,), changes={"data.shuffle_labels": True, "data.source": "dicom"} | PATHS)
     text = report(shuffled)[0].text
     assert "Labels were shuffled" in text and "phantom data" not in text
+    assert json.loads((shuffled / "summary.json").read_text())["table2"] == []
 
 
 def test_folders_of_the_machine_stay_out_of_page_and_summary(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def _selection_among(run: RunTables) -> list[str]:
 def _rules(run: RunTables) -> list[str]:
     threshold = "was fixed beforehand" if run.evaluation["threshold"] == "fixed" else "used inner patients of training"
     return [
-        f"The threshold {threshold}; this program tuned neither it nor the rule from slices to patients on the patients "
-        "scored; a rule picked after seeing this page would be.",
+        f"The threshold {threshold}; this program tuned neither it nor the rule from slices to patients on the "
+        "patients scored; a rule picked after seeing this page would be.",
         "A patient's slices all lie in one fold, and every configuration was validated on the same folds.",
     ]
