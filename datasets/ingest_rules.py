@@ -19,7 +19,7 @@ class IngestRules(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     widest_context: float = Field(default=3.0, ge=1, le=10)
     pixels_per_box: int = Field(default=64, ge=8, le=512)
-    labels: dict[str, Annotated[Literal[0, 1], BeforeValidator(int)]] = {"benign": 0, "malignant": 1, "0": 0, "1": 1}
+    labels: dict[str, Annotated[Literal[0, 1], BeforeValidator(int)]] = {"benign": 0, "malignant": 1}
     registration: Literal["none", "rigid"] = "none"
     leakage: Leakage = "stop"
     pseudonyms: bool = False
