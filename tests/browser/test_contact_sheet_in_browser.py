@@ -1,19 +1,15 @@
 """The contact sheet in a real browser: it filters, its frames lie on the pictures, it asks for nothing."""
 
-import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sweep.contact_sheet import write_contact_sheet
-from tests.browser.test_report_in_browser import LISTEN, QUIET
+from tests.browser.chromium import use
 from tests.test_contact_sheet import PATIENTS, write_cohort
 
-USE = """<script>setTimeout(() => {
+USE = """
 const patient = (place) => place.querySelector("bdi").textContent;
 const shown = () => [...document.querySelectorAll(".patient")].filter((place) => place.offsetParent).map(patient);
 const type = (text) => {
@@ -33,31 +29,17 @@ seen.picture = place(document.querySelector("img")); seen.frames = place(documen
 seen.loaded = [...document.images].every((image) => image.complete && image.naturalWidth > 0);
 const asked = performance.getEntriesByType("resource").map((entry) => entry.name);
 seen.requests = asked.filter((name) => !name.startsWith("data:"));
-seen.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-const result = document.createElement("pre"); result.id = "seen"; result.textContent = JSON.stringify(seen);
-document.body.append(result);
-}, 500);</script>"""
+"""
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a headless Chromium saw of a contact sheet with hostile identifiers."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
-    if chromium is None:
-        pytest.skip("no Chromium at hand")
     folder: Path = tmp_path_factory.mktemp("browser")
     page = folder / "ingest.html"
     store = write_cohort(folder / "store", PATIENTS)
     write_contact_sheet(page, store, {"not DICOM": 41}, title="Cohort", widest_context=3.0)
-    text = page.read_text().replace("<head>", f"<head>{LISTEN}", 1)
-    page.write_text(text.removesuffix("</html>") + USE)
-    command = [chromium, "--headless", *QUIET.split(), f"--user-data-dir={folder / 'profile'}", "--window-size=500,900"]
-    command += ["--virtual-time-budget=4000", "--dump-dom", page.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-    found = re.search(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)
-    assert found, "the page's scripts did not run to their end"
-    result: dict[str, Any] = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-    return result
+    return use(page, USE)
 
 
 def test_the_page_works_without_an_error_or_a_request(seen: dict[str, Any]) -> None:

@@ -1,23 +1,14 @@
 """The page in a real browser: it draws its plots, sorts and filters, and asks the network for nothing."""
 
-import json
-import re
-import shutil
-import subprocess
 from typing import Any
 
 import pytest
 
 from sweep.report import write_report
+from tests.browser.chromium import use
 from tests.run_folders import write_run
 
-QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
-QUIET += " --disable-background-networking --disable-component-update"
-# Listens before the page's own scripts run, clicks after them, and leaves what it saw in the document.
-LISTEN = """<script>const seen = {errors: [], blocked: []};
-addEventListener("error", (event) => seen.errors.push(event.message));
-addEventListener("securitypolicyviolation", (event) => seen.blocked.push(event.blockedURI));</script>"""
-CLICK = """<script>setTimeout(() => {
+CLICK = """
 const rows = () => [...document.getElementById("patient-table").tBodies[0].rows];
 const probabilities = () => rows().map((row) => Number(row.cells[4].querySelector("data").value));
 const heading = document.querySelectorAll("#patient-table thead button")[4];
@@ -28,29 +19,13 @@ heading.click(); seen.descending = probabilities();
 document.querySelector(".filters [data-outcome=FP]").click();
 seen.shown = rows().filter((row) => row.offsetParent).map((row) => row.dataset.outcome);
 seen.requests = performance.getEntriesByType("resource").map((entry) => entry.name);
-seen.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-const result = document.createElement("pre"); result.id = "seen"; result.textContent = JSON.stringify(seen);
-document.body.append(result);
-}, 1000);</script>"""
+"""
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a headless Chromium saw of a demo run's report."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
-    if chromium is None:
-        pytest.skip("no Chromium at hand")
-    folder = tmp_path_factory.mktemp("browser")
-    page = write_report(write_run(folder / "demo"))
-    text = page.read_text().replace("<head>", f"<head>{LISTEN}", 1)
-    page.write_text(text.removesuffix("</html>") + CLICK)
-    command = [chromium, "--headless", *QUIET.split(), f"--user-data-dir={folder / 'profile'}", "--window-size=500,900"]
-    command += ["--virtual-time-budget=8000", "--dump-dom", page.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-    found = re.search(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)
-    assert found, "the page's scripts did not run to their end"
-    result: dict[str, Any] = json.loads(found[1])
-    return result
+    return use(write_report(write_run(tmp_path_factory.mktemp("browser") / "demo")), CLICK)
 
 
 def test_the_page_draws_all_plots_without_an_error_or_a_request(seen: dict[str, Any]) -> None:
