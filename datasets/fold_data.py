@@ -96,7 +96,7 @@ class FoldData(pl.LightningDataModule):
         """Args:
         patches: (N, 6, side, side) stored patches, channels T1W then T2W, each previous, same, next slice.
         lesions: a row per patch with its patient_id.
-        split: patient_id, label, fold; its labels are the ones that count.
+        split: patient_id, label, fold; its labels are the ones that count, and patients without a row take no part.
         fold: the held-out fold.
         batch_size: samples a training step.
         benign_factor, malignant_factor: times that a sample of the class appears in an epoch.
@@ -121,7 +121,7 @@ class FoldData(pl.LightningDataModule):
             inner = patient_id.isin(inner_validation(split, fold, inner_fraction, seed)).to_numpy()
         self.held_out_rows = np.flatnonzero(held_out)
         self.inner_rows = np.flatnonzero(inner)
-        self.training_rows = np.flatnonzero(~held_out & ~inner)
+        self.training_rows = np.flatnonzero(patient_id.isin(by_patient.index).to_numpy() & ~held_out & ~inner)
         self._validation_rows = self.held_out_rows if early_stopping == "scored_fold" else self.inner_rows
         self._batch_size, self._order_seed = batch_size, order_seed
         self._factors = np.where(self._table["label"].to_numpy() == 1, malignant_factor, benign_factor)

@@ -109,7 +109,7 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
                 for fold in candidate.running:
                     tracker.follow(candidate.number, fold, ledger.curve(candidate.unit(fold)))
 
-        run_units(search, workplace, settings.resources, on_event=on_event, beat=beat)
+        run_units(search, lambda _: workplace, settings.resources, on_event=on_event, beat=beat)
 
 
 def _track_finished(tracker: Tracker, ledger: Ledger, candidate: Candidate, settings: Settings) -> None:

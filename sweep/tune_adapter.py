@@ -83,10 +83,14 @@ class UnitSearcher(Searcher):
     Tune would take an exception in here for a failed trial, so the first one is kept for the driver and ends the sweep.
     """
 
-    def __init__(self, search: Search, workplace: Workplace, on_event: Callable[[Candidate, int], None]) -> None:
+    def __init__(
+        self,
+        search: Search,
+        workplace: Callable[[Candidate], Workplace],
+        on_event: Callable[[Candidate, int], None],
+    ) -> None:
         super().__init__()
         self._search, self._workplace, self._on_event = search, workplace, on_event
-        self._ledger = Ledger(workplace.ledger, workplace.split_digest)
         self._units: dict[str, tuple[Candidate, int]] = {}
         self.error: Exception | None = None
 
@@ -105,18 +109,19 @@ class UnitSearcher(Searcher):
         return {
             "configuration": candidate.configuration.model_dump(mode="json"),
             "fold": fold,
-            "workplace": self._workplace.model_dump(mode="json"),
+            "workplace": self._workplace(candidate).model_dump(mode="json"),
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Whatever Tune says of the trial, the ledger says whether the unit is done."""
         candidate, fold = self._units.pop(trial_id)
         try:
-            unit = candidate.unit(fold)
-            if self._ledger.is_done(unit):
+            place, unit = self._workplace(candidate), candidate.unit(fold)
+            ledger = Ledger(place.ledger, place.split_digest)
+            if ledger.is_done(unit):
                 self._search.succeeded(candidate, fold)
             else:
-                reason, final = self._ledger.take_failure(unit)
+                reason, final = ledger.take_failure(unit)
                 self._search.failed(candidate, fold, reason, final=final)
             self._on_event(candidate, fold)
         except Exception as problem:
@@ -153,7 +158,7 @@ class _Heartbeat(Callback):
 
 def run_units(
     search: Search,
-    workplace: Workplace,
+    workplace: Callable[[Candidate], Workplace],
     resources: Resources,
     *,
     on_event: Callable[[Candidate, int], None],
@@ -165,7 +170,7 @@ def run_units(
 
     Args:
         search: hands out the units and takes their outcomes.
-        workplace: folders that every worker sees.
+        workplace: of a candidate: folders that every worker sees, with the split that the candidate is trained on.
         resources: CPUs and GPUs of a unit; several units share a GPU where its share is below one.
         on_event: called with the candidate and fold after each outcome.
         beat: called every SECONDS_BETWEEN_BEATS, to show progress.

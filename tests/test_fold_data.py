@@ -49,6 +49,19 @@ def test_training_inner_and_held_out_rows_are_a_partition_by_patient(store: Patc
     assert patients[2] == set(split.loc[split["fold"] == 0, "patient_id"])
 
 
+@pytest.mark.parametrize("early_stopping", ["inner", "scored_fold", "none"])
+def test_patients_that_are_not_in_the_split_take_no_part(
+    store: PatchStore, split: pd.DataFrame, early_stopping: str
+) -> None:
+    inside = split[split["fold"] != 2]
+    data = fold_data(store, inside, early_stopping=early_stopping)
+    batches = [*data.train_dataloader(), *data.predict_dataloader(), *(b for v in data.val_dataloader() for b in v)]
+    rows = np.concatenate([batch["row"].numpy() for batch in batches])
+    assert patients_of(store, rows) == set(inside["patient_id"])
+    assert patients_of(store, data.training_rows).isdisjoint(split.loc[split["fold"] == 2, "patient_id"])
+    assert all(batch["label"].isfinite().all() for batch in batches)
+
+
 def test_every_training_sample_appears_its_factors_times(store: PatchStore, split: pd.DataFrame) -> None:
     data = fold_data(store, split)
     seen = Counter(row for batch in data.train_dataloader() for row in batch["row"].tolist())

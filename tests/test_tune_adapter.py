@@ -48,7 +48,7 @@ class Sweep:
             store=self.store.folder,
             store_digest=self.store.digest,
         )
-        run_units(self.search, workplace, self.settings.resources, on_event=self.note, beat=lambda: None)
+        run_units(self.search, lambda _: workplace, self.settings.resources, on_event=self.note, beat=lambda: None)
 
     def note(self, candidate: Candidate, fold: int) -> None:
         self.events.append((candidate.number, fold))
