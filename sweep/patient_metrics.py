@@ -251,9 +251,12 @@ def roc_points(label: Array, score: Array) -> tuple[Array, Array]:
 def mean_roc_points(label: Array, score: Array, fold: Array) -> tuple[Array, Array]:
     """Folds' ROC curves averaged vertically (Fawcett 2006); the area is the mean of the folds' AUCs, exactly.
 
-    Each rate stands twice, before and after the curves' jumps there. Folds with one class are left out.
+    Each rate stands twice, before and after the curves' jumps there. Folds with one class are left out; nan without
+    another.
     """
-    folds = [number for number, value in fold_aucs(label, score, fold).items() if not np.isnan(value)]
+    folds = [number for number in np.unique(fold) if len(np.unique(label[fold == number])) == 2]
+    if not folds:
+        return np.array([0.0, 1.0]), np.full(2, np.nan)
     curves = [roc_points(label[fold == number], score[fold == number]) for number in folds]
     rate = np.unique(np.concatenate([false_positive for false_positive, _ in curves]))
     after = np.mean([np.interp(rate, x, y) for x, y in curves], axis=0)

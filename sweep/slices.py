@@ -3,7 +3,6 @@
 `patient` is (slices,) with the patient of each slice, of any sortable type. Order does not matter.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -55,28 +54,3 @@ def clustered_auc_interval(
 ) -> Estimate:
     """AUC per slice with Obuchowski's interval; as patient_metrics.auc_interval, it takes all scores as one model's."""
     return interval_on_scale(auc(label, score), clustered_variance(label, score, patient), scale, confidence)
-
-
-def bootstrap_interval(
-    statistic: Callable[[Array], float],
-    stratum: Array,
-    patient: Array,
-    draws: int = 2000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> Estimate:
-    """Percentile interval from resampling patients, all their rows at once, within strata (Efron 1979).
-
-    `statistic` maps the numbers of the drawn rows to a figure; `stratum` (N,) is the label, or a code of label
-    and fold, the same in all rows of a patient. No interval where a draw has no figure or all have the same.
-    """
-    _, first, code = np.unique(patient, return_index=True, return_inverse=True)
-    strata = [np.flatnonzero(stratum[first] == kind) for kind in np.unique(stratum)]
-    random, values = np.random.default_rng(seed), np.empty(draws)
-    for draw in range(draws):
-        drawn = np.concatenate([random.choice(members, len(members)) for members in strata])
-        times = np.bincount(drawn, minlength=len(first))[code]
-        values[draw] = statistic(np.repeat(np.arange(len(code)), times))
-    low, high = np.quantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    value = float(statistic(np.arange(len(code))))
-    return Estimate(value, float(low), float(high)) if low < high else Estimate(value, float("nan"), float("nan"))

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SWEEP_ORDER = ["settings", "ledger", "train_fold", "patient_metrics", "slices", "operating_point", "calibration"]
+SWEEP_ORDER = [
+    "settings",
+    "ledger",
+    "train_fold",
+    "patient_metrics",
+    "bootstrap",
+    "slices",
+    "operating_point",
+    "calibration",
+]
 SWEEP_ORDER += ["comparison", "selection_bias", "ensembles", "readers", "features", "predictions", "search", "compose"]
 SWEEP_ORDER += ["tune_adapter", "run_folder", "contact_sheet", "prepare", "tensorboard_summaries", "tracking"]
 SWEEP_ORDER += ["display", "report", "run", "__main__"]

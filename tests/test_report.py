@@ -149,6 +149,17 @@ def test_plots_are_figures_that_plotly_accepts(demo: Path) -> None:
         go.Figure(json.loads(re.sub(r'"--\w+"', '"red"', json.dumps(figure))))  # the style sheet's colours
 
 
+def test_the_roc_plot_has_the_folds_the_band_of_the_summary_and_the_mean(demo: Path) -> None:
+    page, summary, _ = report(demo)
+    traces = page.plots["plot-roc"]["data"]
+    assert len([trace for trace in traces if trace.get("name", "").startswith("fold ")]) == 10
+    low, high = traces[11:13]
+    assert low["y"] == [row["low"] for row in summary["best"]["roc_band"]]
+    assert (high["y"], high["fill"]) == ([row["high"] for row in summary["best"]["roc_band"]], "tonexty")
+    table = pd.read_csv(demo / "roc_band.csv")
+    assert table.to_dict("records") == summary["best"]["roc_band"]
+
+
 def test_settings_over_decades_are_drawn_on_a_log_axis(demo: Path) -> None:
     page, _, _ = report(demo)
     assert page.plots["plot-setting-model.learning_rate"]["layout"]["xaxis"]["type"] == "log"

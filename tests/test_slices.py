@@ -1,6 +1,5 @@
 """From slices to patients, and intervals with patients as clusters: golden figures, brute force and simulation."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +28,6 @@ def random_slices(
     noise = np.sqrt(within) * random.normal(size=70)[patient] + np.sqrt(1 - within) * random.normal(size=len(patient))
     score = noise + np.sqrt(2) * norm.ppf(0.9) * label
     return label, np.round(score) if ties else score, patient
-
-
-def auc_of_rows(label: Array, score: Array, rows: Array) -> float:
-    return patient_metrics.auc(label[rows], score[rows])
 
 
 def test_rules_are_those_of_their_names_whatever_the_order() -> None:
@@ -124,45 +119,3 @@ def test_a_class_from_one_patient_has_no_clustered_variance() -> None:
     assert np.isnan(slices.clustered_variance(label, score, patient))
     assert slices.clustered_auc_interval(label, score, patient).value == 0.75
     assert np.isnan(slices.clustered_auc_interval(np.zeros(4), score, patient).value)
-
-
-def test_the_bootstrap_agrees_with_procs(shared: Path) -> None:
-    cases = pd.read_csv(shared / "golden/auc_case_input.csv")
-    label, patient = cases["y"].to_numpy(), cases["patient"].to_numpy()
-    for expected in pd.read_csv(shared / "golden/auc_case_pROC.csv").to_dict("records"):
-        score = cases[expected["score"]].to_numpy()
-        found = slices.bootstrap_interval(partial(auc_of_rows, label, score), label, patient)
-        # both ends are Monte-Carlo quantiles of 2000 draws, with a standard error of 0.06 standard errors each
-        tolerance = 4 * np.sqrt(2) * 0.06 * np.sqrt(expected["delong_var"])
-        assert found.value == pytest.approx(expected["auc"])
-        assert [found.low, found.high] == pytest.approx([expected["boot_lo"], expected["boot_hi"]], abs=tolerance)
-
-
-def test_a_draw_keeps_the_strata_and_the_slices_of_a_patient_together() -> None:
-    label, score, patient = random_slices(4)
-    order = np.random.default_rng(0).permutation(len(label))
-    label, score, patient = label[order], score[order], patient[order]
-    size = np.bincount(patient)
-
-    def check(rows: Array) -> float:
-        times = np.bincount(patient[rows], minlength=70) / size
-        assert (times == times.astype(int)).all() and times[:20].sum() == 20 and times[20:].sum() == 50
-        return float(score[rows].mean())
-
-    found = slices.bootstrap_interval(check, label, patient, draws=50)
-    assert found.low < found.value < found.high
-    assert found == slices.bootstrap_interval(check, label, patient, draws=50)
-    assert found != slices.bootstrap_interval(check, label, patient, draws=50, seed=1)
-
-
-def test_the_bootstrap_of_slices_is_as_wide_as_the_clustered_interval() -> None:
-    label, score, patient = random_slices(5)
-    boot = slices.bootstrap_interval(partial(auc_of_rows, label, score), label, patient, 500)
-    clustered = slices.clustered_auc_interval(label, score, patient)
-    assert boot.high - boot.low == pytest.approx(clustered.high - clustered.low, rel=0.25)
-
-
-@pytest.mark.parametrize("figure", [1.0, float("nan")])
-def test_a_figure_that_does_not_vary_has_no_interval(figure: float) -> None:
-    found = slices.bootstrap_interval(lambda _: figure, np.array([0, 1]), np.array([0, 1]), draws=5)
-    assert np.isnan([found.low, found.high]).all()

@@ -104,7 +104,7 @@ def _plots(summary: dict[str, Any], patients: pd.DataFrame, run: RunTables) -> d
     varied = [name for name in run.searched if run.complete[name].nunique() > 1]
     space = run.settings["search"]["space"]
     return {
-        "roc": plots.roc(patients),
+        "roc": plots.roc(patients, summary["best"]["roc_band"]),
         "precision-recall": plots.precision_recall(patients),
         "probabilities": plots.probabilities(patients),
         "calibration": plots.calibration(summary["calibration"]["curve"]),

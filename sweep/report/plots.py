@@ -18,13 +18,14 @@ FAINT = {"color": "--faint", "width": 1.5, "dash": "dot"}
 DECADES = 100.0  # choices whose largest is this many times the smallest are drawn on a log axis
 
 
-def roc(patients: pd.DataFrame) -> Figure:
-    """ROC curve of every fold, their vertical mean, the pooled curve and the point of the calls."""
+def roc(patients: pd.DataFrame, band: list[dict[str, Any]]) -> Figure:
+    """ROC curve of every fold, their vertical mean with its band, the pooled curve and the point of the calls."""
     label, score, fold = predictions.arrays(patients)
     aucs = patient_metrics.fold_aucs(label, score, fold)
     defined = [number for number, value in aucs.items() if not np.isnan(value)]
     curves = [_fold_curve(number, label[fold == number], score[fold == number]) for number in defined]
     if defined:
+        curves += _band(band)
         mean = patient_metrics.mean_roc_points(label, score, fold)
         curves.append(_curve(*mean, name="mean of folds", line={"color": "--accent", "width": 3}))
     if len(np.unique(label)) == 2:
@@ -37,6 +38,14 @@ def roc(patients: pd.DataFrame) -> Figure:
 def _curve(x: patient_metrics.Array, y: patient_metrics.Array, **style: Any) -> Figure:
     hover = "%{fullData.name}<br>sensitivity %{y:.3f}<br>1 \N{MINUS SIGN} specificity %{x:.3f}<extra></extra>"
     return {"x": x.tolist(), "y": y.tolist(), "mode": "lines", "hovertemplate": hover, **style}
+
+
+def _band(rows: list[dict[str, Any]]) -> list[Figure]:
+    """Pointwise limits, rows of bootstrap.roc_band: the lower without a line, the upper filled down to it."""
+    x, none = [row["false_positive_rate"] for row in rows], {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
+    low: Figure = {"x": x, "y": [row["low"] for row in rows], "showlegend": False, **none}
+    high = {"x": x, "y": [row["high"] for row in rows], "name": "95 % band", "fill": "tonexty", "fillcolor": "--band"}
+    return [low, high | none]
 
 
 def _fold_curve(number: int, label: patient_metrics.Array, score: patient_metrics.Array) -> Figure:

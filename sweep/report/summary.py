@@ -5,9 +5,11 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sweep import comparison, patient_metrics, predictions, slices
+from sweep.bootstrap import bootstrap_interval, roc_band
 from sweep.report.evaluation import calls_measured, evaluate
 from sweep.report.tables import RunTables
 
@@ -66,6 +68,7 @@ def csv_tables(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     features = summary["features"] or {}
     return {
         "table2": [*summary["table2"], model],
+        "roc_band": summary["best"]["roc_band"],
         "calibration": summary["calibration"]["curve"],
         "decision_curve": summary["decision_curve"],
         **{name: features[name] for name in ("table1", "errors") if name in features},
@@ -123,12 +126,13 @@ def _best(run: RunTables, patients: pd.DataFrame, settings: dict[int, dict[str, 
     rows = run.predictions_of(run.best)
     label, score, fold = predictions.arrays(patients)
     of_slices, patient_of_slices = predictions.arrays(rows)[:2], rows["patient_id"].to_numpy(str)
-    folds = predictions.fold_table(rows, run.evaluation["slices"])
+    folds, resamples = predictions.fold_table(rows, run.evaluation["slices"]), int(run.evaluation["resamples"])
     return {
         "configuration": run.best,
         "settings": settings[run.best],
         "mean_of_folds": asdict(patient_metrics.mean_of_folds(label, score, fold)),
-        "pooled": _pooled(label, score),
+        "roc_band": roc_band(label, score, fold, resamples).to_dict("records"),
+        "pooled": _pooled(label, score, resamples),
         "per_slice": asdict(slices.clustered_auc_interval(*of_slices, patient_of_slices, "logit")),
         "average_precision": patient_metrics.average_precision(label, score),
         "prevalence": float(label.mean()),
@@ -141,13 +145,14 @@ def _best(run: RunTables, patients: pd.DataFrame, settings: dict[int, dict[str, 
     }
 
 
-def _pooled(label: patient_metrics.Array, score: patient_metrics.Array) -> dict[str, Any]:
-    plain, logit = (patient_metrics.auc_interval(label, score, scale) for scale in ("plain", "logit"))
-    return {
-        "value": plain.value,
-        "plain": {"low": plain.low, "high": plain.high},
-        "logit": {"low": logit.low, "high": logit.high},
-    }
+def _pooled(label: patient_metrics.Array, score: patient_metrics.Array, resamples: int) -> dict[str, Any]:
+    def auc_of(rows: patient_metrics.Array) -> float:
+        return patient_metrics.auc(label[rows], score[rows])
+
+    intervals = {scale: patient_metrics.auc_interval(label, score, scale) for scale in ("plain", "logit")}
+    intervals["bootstrap"] = bootstrap_interval(auc_of, label, np.arange(len(label)), resamples)
+    limits = {name: {"low": interval.low, "high": interval.high} for name, interval in intervals.items()}
+    return {"value": intervals["plain"].value} | limits
 
 
 def _fold_shift(
