@@ -115,10 +115,12 @@ def fisher_exact(first_with: int, first_all: int, second_with: int, second_all: 
 
     `odds_ratio` is the conditional maximum likelihood estimate, its 95 % interval Cornfield's exact one, both of the
     noncentral hypergeometric distribution as R's fisher.test has them; it reaches to 0 or inf beside an empty cell.
-    An empty margin leaves p = 1 and no odds ratio.
+    A feature that all have or nobody leaves p = 1 and no odds ratio; a group of nobody leaves no p either.
     """
+    if not (first_all and second_all):
+        return FisherTest(NAN, NAN, Estimate(NAN, NAN, NAN))
     table = np.array([[first_with, first_all - first_with], [second_with, second_all - second_with]])
-    if not (table.sum(axis=0).all() and table.sum(axis=1).all()):
+    if not table.sum(axis=0).all():
         return FisherTest(1.0, NAN, Estimate(NAN, NAN, NAN))
     conditional, sample = odds_ratio(table), odds_ratio(table, kind="sample").statistic
     interval = conditional.confidence_interval()

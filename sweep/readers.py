@@ -38,7 +38,16 @@ def _refuse(path: Path, wrong: pd.DataFrame, problem: str) -> None:
 
 def calls_of(readers: pd.DataFrame, patients: Array) -> pd.DataFrame:
     """Calls (patients, readers) in the order of `patients`; nan where a reader did not read a patient."""
-    return readers.pivot(index="patient_id", columns="reader", values="call").reindex(patients).astype(float)
+    return _wide(readers, patients, "call")
+
+
+def scores_of(readers: pd.DataFrame, patients: Array) -> pd.DataFrame:
+    """Scores (patients, readers), as calls_of; a column of nan for a reader who gave none."""
+    return _wide(readers, patients, "score")
+
+
+def _wide(readers: pd.DataFrame, patients: Array, values: str) -> pd.DataFrame:
+    return readers.pivot(index="patient_id", columns="reader", values=values).reindex(patients).astype(float)
 
 
 def two_by_two(label: Array, call: Array) -> dict[str, int]:
@@ -48,16 +57,17 @@ def two_by_two(label: Array, call: Array) -> dict[str, int]:
 
 
 def with_model(
-    call: Array, probability: Array, band: tuple[float, float], threshold: float = THRESHOLD
+    call: Array, probability: Array, band: tuple[float | Array, float | Array], threshold: float | Array = THRESHOLD
 ) -> dict[str, Array]:
     """A reader's calls (N,), helped by the model's probabilities (N,) in three ways; nan where there is no call.
 
     or: malignant if either says so. and: if both do. second opinion: where the probability lies in the band
     (low <= p < high) the reader decides, elsewhere the model. An empty band at the threshold is the model alone, one
-    without limits the reader alone. Not what a reader would do who sees the model: that takes a reader study.
+    without limits the reader alone. Band and threshold may differ between patients, (N,), as the folds' thresholds.
+    Not what a reader would do who sees the model: that takes a reader study.
     """
     low, high = band
-    if not low <= threshold <= high:
+    if not (np.less_equal(low, threshold) & np.less_equal(threshold, high)).all():
         raise ValueError(f"band {low} to {high} does not hold the threshold {threshold}: widen it")
     return {
         "reader or model": _overrule(call, probability, -np.inf, threshold),
@@ -66,6 +76,6 @@ def with_model(
     }
 
 
-def _overrule(call: Array, probability: Array, low: float, high: float) -> Array:
+def _overrule(call: Array, probability: Array, low: float | Array, high: float | Array) -> Array:
     called = np.where(probability >= high, 1.0, np.where(probability < low, 0.0, call))
     return np.where(np.isnan(call), np.nan, called)

@@ -156,6 +156,7 @@ def write_readers_and_features(run: Path) -> None:
     for identifier, label in zip(patients["patient_id"], patients["label"], strict=True):
         calls = draw_calls(label, random)
         readers += [{"patient_id": identifier, "reader": name, "call": call} for name, call in calls.items()]
+        readers[-2]["score"] = readers[-2]["call"] + random.random()  # one of the readers gives scores
         features.append({"patient_id": identifier} | {k: int(v) for k, v in draw_features(label, random).items()})
     pd.DataFrame(readers).to_csv(run / "readers.csv", index=False)
     pd.DataFrame(features).drop(columns="absence_of_collapse").to_csv(run / "features.csv", index=False)

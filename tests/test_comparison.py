@@ -169,6 +169,7 @@ def test_fisher_sums_the_tables_that_are_no_likelier_and_mirrors_swapped_groups(
     assert found.odds_ratio.low < found.odds_ratio.value < found.sample_odds_ratio < found.odds_ratio.high
     nobody = comparison.fisher_exact(0, 7, 0, 5)
     assert nobody.p == 1 and np.isnan([nobody.sample_odds_ratio, nobody.odds_ratio.low]).all()
+    assert np.isnan(comparison.fisher_exact(0, 0, 3, 5).p) and np.isnan(comparison.fisher_exact(3, 5, 0, 0).p)
 
 
 def test_adjusted_p_are_those_of_the_definitions_in_any_order_and_ignore_what_was_not_tested() -> None:

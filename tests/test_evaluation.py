@@ -180,10 +180,17 @@ def test_tables_as_csv_hold_the_summary(tmp_path: Path) -> None:
     assert list(table2.index) == [row["reader"] for row in summary["table2"]] + ["model"]
     counts, features = summary["best"]["counts"], summary["features"]
     assert features["table1"][0]["first_all"] == summary["dataset"]["malignant"]
-    assert (features["errors"][0]["first_all"], features["errors"][0]["second_all"]) == (counts["FP"], counts["TN"])
-    for name in ("table1", "errors"):
-        table = read_csv(run / f"{name}.csv", {"feature": str})
-        assert table["p"].tolist() == [row["p"] for row in summary["features"][name]]
+    model = features["errors"][0]
+    assert (model["rows"][0]["first_all"], model["rows"][0]["second_all"]) == (counts["FP"], counts["TN"])
+    assert read_csv(run / "table1.csv", {"feature": str})["p"].tolist() == [row["p"] for row in features["table1"]]
+    errors = read_csv(run / "errors.csv", {"feature": str, "reader": str}).set_index("reader")
+    for who in features["errors"]:
+        found = errors.loc[who["reader"], "p"].replace({np.nan: None}).tolist()
+        assert found == [row["p"] for row in who["rows"]]
+    helped = read_csv(run / "readers_with_model.csv", {"reader": str, "way": str}).set_index(["reader", "way"])
+    for row in summary["table2"]:
+        for way in row["helped"]:
+            assert helped.loc[(row["reader"], way["way"]), "specificity_test.p"] == way["specificity_test"]["p"]
     assert len(read_csv(run / "decision_curve.csv", {})) == len(summary["decision_curve"]) == 99
 
 

@@ -90,7 +90,11 @@ def test_every_figure_of_the_page_is_the_one_of_summary_and_tables(demo: Path) -
     calls = {f"best.measures.{name}.value" for name in summary["best"]["measures"]} | {"best.counts.FN"}
     readers = {f"table2.{reader}.measures.{name}.value" for reader in range(3) for name in summary["best"]["measures"]}
     tests = {f"table2.{reader}.{name}_test.holm" for reader in range(3) for name in ("sensitivity", "specificity")}
-    features = {f"features.{table}.{row}.p" for table in ("table1", "errors", "model.table") for row in range(14)}
+    features = {
+        f"features.{table}.{row}.p" for table in ("table1", "errors.2.rows", "model.table") for row in range(14)
+    }
+    helps = {f"table2.0.helped.{way}.{name}_test.holm" for way in range(3) for name in ("sensitivity", "specificity")}
+    features |= helps | {"table2.2.auc.reader.low", "table2.2.auc.within_folds.holm", "table2.2.auc.pooled.p"}
     others = {"calibration.brier", "calibration.slope.high", "best.average_precision", "best.per_slice.low"}
     others |= {"best.permutation_p", "sites.p", "sites.rows.1.auc.value", "ensembles.1.corrected.value"}
     wanted = answer | calls | readers | tests | features | others

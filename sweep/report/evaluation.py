@@ -9,9 +9,8 @@ import pandas as pd
 from sweep import calibration, comparison, patient_metrics, predictions
 from sweep.ensembles import MOST_CORRECTED, Ensemble, compare_ensembles, greedy_ensemble
 from sweep.features import compare_features, feature_model
-from sweep.operating_point import measures
 from sweep.patient_metrics import Array
-from sweep.readers import calls_of, two_by_two
+from sweep.report.reading import errors, readers_beside_model
 from sweep.report.tables import RunTables
 from sweep.selection_bias import bbc_cv
 
@@ -28,7 +27,7 @@ def evaluate(run: RunTables, patients: pd.DataFrame) -> dict[str, Any]:
     return {
         "corrected": _corrected(label, scores, fold, int(run.evaluation["resamples"])),
         "ensembles": _ensembles(label, scores, fold, run),
-        "table2": _table2(run, patients),
+        "table2": readers_beside_model(run, patients),
         "calibration": _calibration(label, score),
         "decision_curve": decision_curve(label, score).to_dict("records"),
         "features": _features(run, patients),
@@ -75,40 +74,6 @@ def _ensembles(label: Array, scores: Array, fold: Array, run: RunTables) -> list
     ]
 
 
-def calls_measured(label: Array, call: Array) -> dict[str, Any]:
-    """Counts of the calls (N,), nan where there is none, and every measure of them."""
-    counts = two_by_two(label, call)
-    measured = {name: asdict(estimate) for name, estimate in measures(**counts).items()}
-    return {"counts": {kind.upper(): count for kind, count in counts.items()}, "measures": measured}
-
-
-def _table2(run: RunTables, patients: pd.DataFrame) -> list[dict[str, Any]]:
-    """The readers, each with McNemar's exact test against the model on sensitivity and on specificity."""
-    if run.readers is None or run.settings["data"]["shuffle_labels"]:
-        return []
-    label, model = patients["label"].to_numpy(), patients["call"].to_numpy()
-    calls = calls_of(run.readers, patients["patient_id"].to_numpy())
-    rows: list[dict[str, Any]] = [
-        {"reader": str(name), "patients": int(call.count())}
-        | calls_measured(label, call.to_numpy())
-        | {"sensitivity_test": _against_model(label == 1, call.to_numpy() == label, model == label, call.notna())}
-        | {"specificity_test": _against_model(label == 0, call.to_numpy() == label, model == label, call.notna())}
-        for name, call in calls.items()
-    ]
-    tests = [row[f"{measure}_test"] for row in rows for measure in ("sensitivity", "specificity")]
-    for test, adjusted in zip(tests, comparison.holm(np.array([test["p"] for test in tests])), strict=True):
-        test["holm"] = float(adjusted)
-    return rows
-
-
-def _against_model(of_class: Array, reader_right: Array, model_right: Array, read: "pd.Series[bool]") -> dict[str, Any]:
-    inside = of_class & read.to_numpy()
-    only_reader = int((inside & reader_right & ~model_right).sum())
-    only_model = int((inside & model_right & ~reader_right).sum())
-    p = comparison.mcnemar(only_reader, only_model).exact if inside.any() else float("nan")
-    return {"only_reader_right": only_reader, "only_model_right": only_model, "p": p}
-
-
 def _calibration(label: Array, probability: Array) -> dict[str, Any]:
     prevalence = float(label.mean())
     return {
@@ -135,14 +100,14 @@ def decision_curve(label: Array, probability: Array) -> pd.DataFrame:
 
 
 def _features(run: RunTables, patients: pd.DataFrame) -> dict[str, Any] | None:
-    """Table 1, the error analysis of the model, the regression on all features or in `problem` why there is none."""
+    """Table 1, the error analyses, the regression on all features or in `problem` why there is none."""
     if run.features is None or run.features.empty or run.settings["data"]["shuffle_labels"]:
         return None
     features = run.features.reindex(patients["patient_id"])
-    (label, _, fold), outcome = predictions.arrays(patients), patients["outcome"].to_numpy()
+    label, _, fold = predictions.arrays(patients)
     found: dict[str, Any] = {
         "table1": compare_features(features, label == 1, label == 0).to_dict("records"),
-        "errors": compare_features(features, outcome == "FP", outcome == "TN").to_dict("records"),
+        "errors": errors(run, features, patients),
         "model": None,
         "problem": None,
     }

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 import sweep.report.plots as plots
+from sweep.report.reading import BAND
 from sweep.report.summary import ENOUGH_TO_RANK
 from sweep.report.tables import RunTables
 from sweep.settings import flatten
@@ -47,6 +48,7 @@ def render(summary: dict[str, Any], patients: pd.DataFrame, run: RunTables) -> s
         settings=list(_settings(run.settings)),
         versions=_versions(),
         enough_to_rank=ENOUGH_TO_RANK,
+        band=BAND,
         plotly_js=Markup(get_plotlyjs()),
     )
 

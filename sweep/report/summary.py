@@ -10,7 +10,8 @@ import pandas as pd
 
 from sweep import comparison, patient_metrics, predictions, slices
 from sweep.bootstrap import bootstrap_interval, roc_band
-from sweep.report.evaluation import calls_measured, evaluate
+from sweep.report.evaluation import evaluate
+from sweep.report.reading import calls_measured
 from sweep.report.tables import RunTables
 
 ENOUGH_TO_RANK = 10  # complete configurations; even with these, a rank correlation of 0.6 is within chance
@@ -65,14 +66,19 @@ def csv_tables(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         return {}
     model = {"reader": "model", "patients": summary["dataset"]["patients"]}
     model |= {name: summary["best"][name] for name in ("counts", "measures")}
-    features = summary["features"] or {}
-    return {
-        "table2": [*summary["table2"], model],
+    features = summary["features"] or {"errors": []}
+    readers = [{name: row[name] for name in row if name != "helped" and row[name]} for row in summary["table2"]]
+    errors = [{"reader": who["reader"]} | row for who in features["errors"] for row in who["rows"]]
+    tables = {
+        "table2": [*readers, model],
+        "readers_with_model": [{"reader": row["reader"]} | way for row in summary["table2"] for way in row["helped"]],
+        "errors": errors,
         "roc_band": summary["best"]["roc_band"],
         "calibration": summary["calibration"]["curve"],
         "decision_curve": summary["decision_curve"],
-        **{name: features[name] for name in ("table1", "errors") if name in features},
+        "table1": features.get("table1", []),
     }
+    return {name: rows for name, rows in tables.items() if rows}
 
 
 def _for_json(value: Any) -> Any:
