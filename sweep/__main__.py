@@ -4,6 +4,7 @@ python -m sweep [key=value …]                 run a sweep, or go on with it wh
 python -m sweep ingest [key=value …]          read the cohort only, to check it by eye before hours of training
 python -m sweep phantom FOLDER [patients=N] [seed=N]   write a synthetic cohort as DICOM files
 python -m sweep report runs/NAME              write the report of a run again
+python -m sweep compare runs/A runs/B [FOLDER] [patients=common]   two sweeps of the same patients, paired tests
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ def main(arguments: Sequence[str]) -> int:
                 return _phantom(Path(folder), options)
             case ["report", folder]:
                 return _report(Path(folder))
+            case ["compare", first, second, *options]:
+                return _compare(Path(first), Path(second), options)
+            case ["compare", *_]:
+                raise SettingsError("compare: name two runs, as in `python -m sweep compare runs/A runs/B`")
             case ["phantom" | "report" as command, *_]:
                 raise SettingsError(f"{command}: name a folder, as in `python -m sweep {command} FOLDER`")
             case _:
@@ -84,6 +89,21 @@ def _report(folder: Path) -> int:
     from sweep.report import write_report
 
     log.info("report: %s", write_report(folder))
+    return 0
+
+
+def _compare(first: Path, second: Path, options: Sequence[str]) -> int:
+    folders = [option for option in options if option != "patients=common"]
+    if len(folders) > 1 or any("=" in folder for folder in folders):
+        raise SettingsError(f"compare: {' '.join(folders)}: write a folder for the result, patients=common, or nothing")
+    from rich.console import Console
+
+    from sweep.report.compare import compare_runs, terminal_table
+
+    folder = Path(folders[0]) if folders else first.parent / f"{first.name}-and-{second.name}"
+    compared = compare_runs(first, second, folder, common=len(folders) < len(options))
+    Console().print(terminal_table(compared))
+    log.info("comparison: %s", folder / "compare.html")
     return 0
 
 

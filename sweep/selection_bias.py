@@ -22,13 +22,15 @@ class SelectedBest:
     """The best configuration, its own figure, and that figure without the luck of having been selected.
 
     `naive` is the criterion of row `winner`, `corrected` the estimate of BBC-CV with its percentile interval, and
-    `wins` (C,) the share of resamples that each configuration won: how sure the choice is.
+    `wins` (C,) the share of resamples that each configuration won: how sure the choice is. `resampled` are the
+    (resamples,) scores behind `corrected`: paired with those of other configurations on the same folds and seed.
     """
 
     winner: int
     naive: float
     corrected: Estimate
     wins: Array
+    resampled: Array
 
 
 def bbc_cv(
@@ -70,7 +72,9 @@ def bbc_cv(
         won = selected == winner
         outside[won] = weighted_fold_means(label, score[winner], fold, drawn[:, won] == 0)
     wins = np.bincount(selected, minlength=len(score)) / resamples
-    return SelectedBest(int(naive.argmax()), float(naive.max()), percentile_estimate(outside, confidence), wins)
+    return SelectedBest(
+        int(naive.argmax()), float(naive.max()), percentile_estimate(outside, confidence), wins, outside
+    )
 
 
 def percentile_estimate(values: Array, confidence: float = 0.95) -> Estimate:

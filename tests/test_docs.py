@@ -40,7 +40,9 @@ def test_the_readme_has_its_two_commands() -> None:
     assert "pip install -e '.[test]' && python -m pytest" in lines
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if not re.search("sweep (phantom|report|--help)", c)])
+@pytest.mark.parametrize(
+    "command", [c for c in commands() if not re.search("sweep (phantom|report|compare|--help)", c)]
+)
 @pytest.mark.usefixtures("patients")
 def test_a_documented_sweep_has_good_settings(command: str) -> None:
     _python, _m, _sweep, *overrides = shlex.split(command)
@@ -49,9 +51,10 @@ def test_a_documented_sweep_has_good_settings(command: str) -> None:
 
 
 def test_the_documented_tools_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tools = [c for c in commands() if re.search("sweep (phantom|report|--help)", c)]
-    assert len(tools) >= 3
+    tools = [c for c in commands() if re.search("sweep (phantom|report|compare|--help)", c)]
+    assert len(tools) >= 4
     assert sweep(tmp_path, "name=mine", *TINY, "search.configurations=1").returncode == 0
+    shutil.copytree(tmp_path / "runs" / "mine", tmp_path / "runs" / "other")
     for command in tools:
         _python, _m, _sweep, *arguments = shlex.split(command.replace("patients=40", "patients=12"))
         if arguments == ["--help"]:

@@ -23,7 +23,7 @@ def evaluate(run: RunTables, patients: pd.DataFrame) -> dict[str, Any]:
     if run.best is None:
         return dict.fromkeys(PARTS)
     label, score, fold = predictions.arrays(patients)
-    scores = np.stack([_probability(run, int(number)) for number in sorted(run.complete["configuration"])])
+    scores = run.scores.to_numpy(float).T
     return {
         "corrected": _corrected(label, scores, fold, int(run.evaluation["resamples"])),
         "ensembles": _ensembles(label, scores, fold, run),
@@ -33,10 +33,6 @@ def evaluate(run: RunTables, patients: pd.DataFrame) -> dict[str, Any]:
         "features": _features(run, patients),
         "sites": _sites(run, patients),
     }
-
-
-def _probability(run: RunTables, configuration: int) -> Array:
-    return run.patients_of(configuration)["probability"].to_numpy(float)
 
 
 def _corrected(label: Array, scores: Array, fold: Array, resamples: int) -> dict[str, Any]:

@@ -29,6 +29,23 @@ UNDEFINED = Markup('<span class="undefined" title="not defined">&ndash;</span>')
 
 def render(summary: dict[str, Any], patients: pd.DataFrame, run: RunTables) -> str:
     """The page. Every figure of the summary stands in a <data> element that names its place and full value."""
+    return render_template(
+        "report.html",
+        summary | {"patients": patients.to_dict("records")},
+        ranked=_ranked(summary["configurations"]),
+        plots=_plots(summary, patients, run),
+        excluded=run.excluded.to_dict("records"),
+        searched=run.searched,
+        settings=list(shown_settings(run.settings)),
+        versions=_versions(),
+        enough_to_rank=ENOUGH_TO_RANK,
+        band=BAND,
+        plotly_js=Markup(get_plotlyjs()),
+    )
+
+
+def render_template(name: str, shown: dict[str, Any], **more: Any) -> str:
+    """A template of this folder, with `shown` for its figures and, with `more`, for its text."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -36,21 +53,9 @@ def render(summary: dict[str, Any], patients: pd.DataFrame, run: RunTables) -> s
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = summary | {"patients": patients.to_dict("records")}
     environment.globals["figure"] = lambda path, style="auc": figure(shown, path, style)
     environment.filters["setting"] = setting_text
-    return environment.get_template("report.html").render(
-        **shown,
-        ranked=_ranked(summary["configurations"]),
-        plots=_plots(summary, patients, run),
-        excluded=run.excluded.to_dict("records"),
-        searched=run.searched,
-        settings=list(_settings(run.settings)),
-        versions=_versions(),
-        enough_to_rank=ENOUGH_TO_RANK,
-        band=BAND,
-        plotly_js=Markup(get_plotlyjs()),
-    )
+    return environment.get_template(name).render(**shown, **more)
 
 
 def figure(summary: Any, path: str, style: str = "auc") -> Markup:
@@ -115,7 +120,7 @@ def _plots(summary: dict[str, Any], patients: pd.DataFrame, run: RunTables) -> d
     }
 
 
-def _settings(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def shown_settings(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """(dotted name, value) of every setting; folders and files of the machine are only said to be set."""
     space = settings["search"]["space"]
     for name, value in flatten(settings | {"search": settings["search"] | {"space": {}}}).items():

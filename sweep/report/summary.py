@@ -52,7 +52,7 @@ def summarise(run: RunTables, patients: pd.DataFrame) -> dict[str, Any]:
         "evaluation": {name: run.evaluation[name] for name in EVALUATION},
         **evaluate(run, patients),
     }
-    return {name: _for_json(value) for name, value in summary.items()}
+    return {name: for_json(value) for name, value in summary.items()}
 
 
 def to_json(summary: dict[str, Any]) -> str:
@@ -81,11 +81,12 @@ def csv_tables(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return {name: rows for name, rows in tables.items() if rows}
 
 
-def _for_json(value: Any) -> Any:
+def for_json(value: Any) -> Any:
+    """What JSON can hold: None for nan, "Infinity" for infinity, lists for tuples."""
     if isinstance(value, dict):
-        return {key: _for_json(item) for key, item in value.items()}
+        return {key: for_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_for_json(item) for item in value]
+        return [for_json(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else "Infinity"  # an odds ratio beside an empty cell
     return value

@@ -73,6 +73,12 @@ class RunTables:
                 )
         return rows
 
+    @property
+    def scores(self) -> pd.DataFrame:
+        """Probability of every patient (a row each) under every complete configuration (a column each)."""
+        numbers = sorted(int(number) for number in self.complete["configuration"])
+        return pd.DataFrame({n: self.patients_of(n).set_index("patient_id")["probability"] for n in numbers})
+
     def patients_of(self, configuration: int) -> pd.DataFrame:
         """predictions.per_patient of a complete configuration, with threshold of the fold, outcome and call (0, 1)."""
         patients = out_of_fold.per_patient(self.predictions_of(configuration), self.evaluation["slices"])
