@@ -5,19 +5,36 @@ import difflib
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.resnet import BASIC, BOTTLENECK, ResNet
+
 # Residual blocks of the four stages; He et al., CVPR 2016, doi 10.1109/CVPR.2016.90, table 1.
-RESNETS: dict[str, tuple[str, list[int], list[int]]] = {
-    "resnet18": ("basic", [2, 2, 2, 2], [64, 128, 256, 512]),
-    "resnet34": ("basic", [3, 4, 6, 3], [64, 128, 256, 512]),
-    "resnet50": ("bottleneck", [3, 4, 6, 3], [64, 128, 256, 512]),
-    "resnet101": ("bottleneck", [3, 4, 23, 3], [64, 128, 256, 512]),
-    "resnet152": ("bottleneck", [3, 8, 36, 3], [64, 128, 256, 512]),
+RESNETS: dict[str, tuple[tuple[int, ...], list[int], list[int]]] = {
+    "resnet18": (BASIC, [2, 2, 2, 2], [64, 128, 256, 512]),
+    "resnet34": (BASIC, [3, 4, 6, 3], [64, 128, 256, 512]),
+    "resnet50": (BOTTLENECK, [3, 4, 6, 3], [64, 128, 256, 512]),
+    "resnet101": (BOTTLENECK, [3, 4, 23, 3], [64, 128, 256, 512]),
+    "resnet152": (BOTTLENECK, [3, 8, 36, 3], [64, 128, 256, 512]),
     # Ours, for processors without an accelerator: an eighth of ResNet-18's width and half of its depth.
-    "narrow": ("basic", [1, 1, 1, 1], [8, 16, 32, 64]),
+    "narrow": (BASIC, [1, 1, 1, 1], [8, 16, 32, 64]),
 }
 
 # Kernel size and stride of the first convolution; a max pooling layer follows either.
 STEMS = {"7x7": (7, 2), "3x3": (3, 1)}
+
+
+class SeededDropout(nn.Module):
+    """Dropout from a random stream of its own, so that networks trained side by side do not share one."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+        self.generator: torch.Generator | None = None
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not self.training or self.probability == 0:
+            return features
+        kept = torch.rand(features.shape, generator=self.generator, device=features.device) >= self.probability
+        return features * kept / max(1 - self.probability, 1e-9)
 
 
 class SixToThree(nn.Module):
@@ -30,7 +47,7 @@ class SixToThree(nn.Module):
         super().__init__()
         self.adapter = nn.Conv2d(6, 3, kernel_size=1, bias=False)
         self.network = network
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = SeededDropout(dropout)
         self.head = nn.Linear(features, 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -58,23 +75,10 @@ def build_backbone(name: str, *, stem: str, dropout: float = 0.0) -> SixToThree:
 
 
 def _resnet(name: str, stem: str) -> tuple[nn.Module, int]:
-    # MONAI takes more than a second to import; settings are checked without it.
-    from monai.networks.nets.resnet import ResNet
-
-    block, layers, widths = RESNETS[name]
-    kernel_size, stride = STEMS[stem]
-    network = ResNet(
-        block,
-        layers,
-        widths,
-        spatial_dims=2,
-        n_input_channels=3,
-        conv1_t_size=kernel_size,
-        conv1_t_stride=stride,
-        bias_downsample=False,  # as published, and as in torchvision's files
-        feed_forward=False,
-    )
-    return network, network.in_planes
+    kernels, blocks, widths = RESNETS[name]
+    stem_kernel, stem_stride = STEMS[stem]
+    network = ResNet(kernels, blocks, widths, stem_kernel=stem_kernel, stem_stride=stem_stride)
+    return network, network.features
 
 
 def _timm_network(name: str, stem: str) -> tuple[nn.Module, int]:

@@ -1,13 +1,17 @@
-"""All that an epoch leaves behind, in one file that is always whole."""
+"""All that an epoch of a fold leaves behind, in one file that is always whole."""
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
+
+from lightning_modules.fold_training import FoldTraining
 
 
 class TrainingDivergedError(ValueError):
@@ -15,22 +19,29 @@ class TrainingDivergedError(ValueError):
 
 
 class EpochCheckpoint(pl.Callback):
-    """Saves each epoch, remembers the best weights, stops early, and leaves the best weights in the module.
+    """Saves a fold's epochs, remembers the best weights, stops early, and leaves the best weights in the model.
 
-    folder/last.ckpt: Lightning's checkpoint after the last finished epoch, for `Trainer.fit(ckpt_path=...)`; the curve
-        and the best weights so far are in it, so that it is consistent on its own.
+    folder/last.ckpt: the fold after its last saved epoch, for `resume`; the curve and the best weights so far
+        are in it, so that it is consistent on its own.
     folder/curve.csv: epoch, train_loss, inner_loss, inner_auc; the last two empty where there is no validation set.
 
     The best epoch has the lowest inner_loss, the earlier of equals; without a validation set it is the last one.
-    patience: epochs without a better inner_loss before training stops; None never stops.
+    epochs: most of them. patience: epochs without a better inner_loss before training stops; None never stops.
+    saving_share: of the time that saving may take. Saving a small network takes less and is done after every epoch; a
+        large one's epochs on a GPU would take no longer than writing its file.
 
-    Raises TrainingDivergedError after an epoch whose train_loss is not finite, and leaves the epoch before on disk.
+    A fold whose losses are no numbers ends, with `failure` set, while the others of its pack go on.
     """
 
-    def __init__(self, folder: Path, patience: int | None) -> None:
-        self.folder, self.patience = folder, patience
+    def __init__(
+        self, fold: FoldTraining, folder: Path, *, epochs: int, patience: int | None, saving_share: float = 0.05
+    ) -> None:
+        self.fold, self.folder = fold, folder
+        self.epochs, self.patience, self.saving_share = epochs, patience, saving_share
         self.curve: list[dict[str, float]] = []
         self.best_weights: dict[str, Tensor] = {}
+        self.failure: TrainingDivergedError | None = None
+        self._next_save = -math.inf
 
     @property
     def best_epoch(self) -> int:
@@ -38,55 +49,68 @@ class EpochCheckpoint(pl.Callback):
         scored = [row for row in self.curve if not math.isnan(row["inner_loss"])]
         return int(min(scored, key=lambda row: row["inner_loss"])["epoch"]) if scored else len(self.curve) - 1
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"curve": self.curve, "best_weights": self.best_weights}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.curve, self.best_weights = state_dict["curve"], state_dict["best_weights"]
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def resume(self) -> None:
+        """Go on after the last saved epoch, if there is one."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        # The run that wrote the checkpoint may have been killed between its last epoch and its end.
-        trainer.should_stop |= self._patience_is_over()
+        last = self.folder / "last.ckpt"
+        if last.exists():
+            state = torch.load(last, map_location=self.fold.device, weights_only=True)
+            self.curve, self.best_weights = state["curve"], state["best_weights"]
+            self.fold.load_state_dict(state["fold"])
+        # The run that wrote the file may have been killed between its last epoch and its end.
+        self.fold.is_over = self._is_over()
 
-    # Lightning resumes at the next epoch only from a checkpoint of this hook: one saved in on_validation_end runs
-    # this hook a second time for the same epoch, without metrics.
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        row = _curve_row(trainer)
+        if self.fold.is_over:
+            return
+        row = self.fold.end_epoch()
+        if not math.isfinite(row["train_loss"]):
+            self._fail(f"train_loss={row['train_loss']} in epoch {row['epoch']}")
+            return
         self.curve.append(row)
         if self.best_epoch == row["epoch"] and not math.isnan(row["inner_loss"]):
-            self.best_weights = {key: value.cpu().clone() for key, value in pl_module.state_dict().items()}
-        _replace(self.folder / "last.ckpt", lambda path: trainer.save_checkpoint(path, weights_only=False))
+            self.best_weights = self.fold.weights()
+        self.fold.is_over = self._is_over()
+        if self.fold.is_over or time.monotonic() >= self._next_save:
+            self._save()
         self._write_curve()
-        trainer.should_stop |= self._patience_is_over()
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def finish(self) -> None:
+        """Leave the best weights in the fold's model.
+
+        Raises:
+            TrainingDivergedError: the losses are no numbers.
+        """
+        if self.failure is None and not self.best_weights and self.fold.has_validation:
+            self._fail("inner_loss was never a number")
+        if self.failure:
+            raise self.failure
         self._write_curve()
-        if not self.best_weights and "inner_loss" in trainer.callback_metrics:
-            raise TrainingDivergedError("training diverged: inner_loss was never a number; lower model.learning_rate")
         if self.best_weights:
-            pl_module.load_state_dict(self.best_weights)
+            self.fold.load_weights(self.best_weights)
 
-    def _patience_is_over(self) -> bool:
-        return self.patience is not None and len(self.curve) - 1 - self.best_epoch >= self.patience
+    def _is_over(self) -> bool:
+        waited = len(self.curve) - 1 - self.best_epoch
+        return len(self.curve) >= self.epochs or (self.patience is not None and waited >= self.patience)
+
+    def _fail(self, what: str) -> None:
+        self.failure = TrainingDivergedError(f"training diverged: {what}; lower model.learning_rate")
+        self.fold.is_over = True
+
+    def _save(self) -> None:
+        started = time.monotonic()
+        state = {"fold": self.fold.state_dict(), "curve": self.curve, "best_weights": self.best_weights}
+        _replace(self.folder / "last.ckpt", lambda path: torch.save(state, path))
+        ended = time.monotonic()
+        self._next_save = ended + (ended - started) * (1 / self.saving_share - 1)
 
     def _write_curve(self) -> None:
-        table = pd.DataFrame(self.curve).astype({"epoch": int})
+        columns = ["epoch", "train_loss", "inner_loss", "inner_auc"]
+        table = pd.DataFrame(self.curve, columns=columns).astype({"epoch": int})
         _replace(self.folder / "curve.csv", lambda path: table.to_csv(path, index=False))
 
 
-def _curve_row(trainer: pl.Trainer) -> dict[str, float]:
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    if not math.isfinite(metrics["train_loss"]):
-        raise TrainingDivergedError(
-            f"training diverged: train_loss={metrics['train_loss']} in epoch {trainer.current_epoch}; "
-            "lower model.learning_rate"
-        )
-    row = {"epoch": trainer.current_epoch, "train_loss": metrics["train_loss"]}
-    return row | {name: metrics.get(name, math.nan) for name in ("inner_loss", "inner_auc")}
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     """Writes under another name first, so that a kill leaves the old file or the new one."""
     unfinished = path.with_name(f"{path.name}.unfinished")
     write(unfinished)

@@ -1,39 +1,41 @@
-"""One fold's model: input, network, loss, optimiser and per-patient validation."""
+"""One model: stored patches to logits, initial weights, L2 and optimiser."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
-from lightning_modules.augmentation import (
-    AffineRanges,
-    central_crop,
-    draw_affine,
-    identity_affine,
-    reach,
-    resample,
-    standardise,
-)
+from lightning_modules.augmentation import AffineRanges, central_crop, reach, resample, standardise
 from lightning_modules.backbone import build_backbone
 from lightning_modules.weights import load_weights
-
-# patches (B, 6, side, side) as stored; label (B,) float32, 1 is malignant; row (B,) of the patch store;
-# patient (B,) integer code.
-Batch = dict[str, Tensor]
 
 OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
-class FractureClassifier(pl.LightningModule):
-    """Probability of malignancy of each lesion slice.
+@dataclass(frozen=True)
+class Arithmetic:
+    """How the same function is computed; docs/performance.md gives each switch's tolerance against the default.
 
-    Randomness is a function of `seed` and the epoch alone: initial weights from seed; each epoch's affines and dropout
-    from (seed, epoch), set at the epoch's first batch, so that an epoch resumed in a new process gives the same bytes.
-    The order of the samples is the data module's to keep in the same way.
+    precision: "32-true"; "tf32", convolutions and matrix products of a GPU with 10 bits of mantissa; "bf16-mixed",
+        bfloat16 where autocast takes it; "64-true".
+    channels_last: the order of a tensor's axes in memory.
+    fused_optimizer: one kernel instead of several a parameter.
+    compile: the backbone by torch.compile.
+    cuda_graphs: a training step is recorded once and replayed; without effect on a CPU.
+    """
+
+    precision: str = "32-true"
+    channels_last: bool = True
+    fused_optimizer: bool = False
+    compile: bool = False
+    cuda_graphs: bool = False
+
+
+class FractureClassifier(nn.Module):
+    """Logit of malignancy of each lesion slice.
 
     l2_weight: the loss has l2_weight · Σ w² added, over the kernels of convolutions and of the fully connected layer,
         not over biases or batch normalisation. With optimizer "adam" it goes exactly into the gradient, as the study
@@ -41,8 +43,7 @@ class FractureClassifier(pl.LightningModule):
         gradient (Loshchilov and Hutter, ICLR 2019).
     context, widest_context: sides of the crop and of the stored patches, in box sides.
     size: side of the network's input, in pixels.
-
-    Logs train_loss (mean over samples, without the L2 term), inner_loss (mean over slices) and inner_auc each epoch.
+    seed: decides the initial weights.
     """
 
     def __init__(
@@ -61,60 +62,38 @@ class FractureClassifier(pl.LightningModule):
         size: int,
         ranges: AffineRanges,
         seed: int,
+        arithmetic: Arithmetic = Arithmetic(),
     ) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_epoch_seed(seed, None))
+            torch.manual_seed(epoch_seed(seed, None))
             self.network = build_backbone(backbone, stem=stem, dropout=dropout)
         load_weights(self.network, weights, backbone=backbone)
-        # A quarter less time for a step on a CPU, and what tensor cores want.
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.memory_format = torch.channels_last if arithmetic.channels_last else torch.contiguous_format
+        dtype = torch.float64 if arithmetic.precision == "64-true" else torch.float32
+        self.network.to(dtype=dtype, memory_format=self.memory_format)  # type: ignore[call-overload]
+        if arithmetic.compile:
+            self.network.network.compile()
         self.optimizer, self.learning_rate, self.beta1, self.l2_weight = optimizer, learning_rate, beta1, l2_weight
         self.context, self.widest_context, self.size = context, widest_context, size
-        self.ranges, self.seed = ranges, seed
-        self.affine_generator = torch.Generator()
-        self.validated: list[Batch] = []
+        self.ranges, self.seed, self.arithmetic = ranges, seed, arithmetic
 
     def forward(self, patches: Tensor, theta: Tensor) -> Tensor:
-        """Logits (B,), float32, of stored patches (B, 6, side, side) seen through theta (B, 2, 3)."""
+        """Logits (B,) of stored patches (B, 6, side, side) seen through theta (B, 2, 3); float32, or 64 if so set."""
         centre, extent = central_crop(patches, self.widest_context, reach(self.context, self.ranges))
-        images = resample(centre, theta, context=self.context, widest_context=extent, size=self.size)
-        logits: Tensor = self.network(standardise(images).contiguous(memory_format=torch.channels_last))
-        return logits.float()
+        images = standardise(resample(centre, theta, context=self.context, widest_context=extent, size=self.size))
+        dtype = self.network.head.weight.dtype
+        mixed = self.arithmetic.precision == "bf16-mixed"
+        if patches.is_cuda:  # these are the process's, and another fold's may differ; the backward pass follows at once
+            torch.backends.cuda.matmul.allow_tf32 = self.arithmetic.precision == "tf32"
+            torch.backends.cudnn.allow_tf32 = self.arithmetic.precision == "tf32"
+        # A weight is used once a step: a cache of converted ones would only go stale in a recorded step.
+        with torch.autocast(patches.device.type, torch.bfloat16, enabled=mixed, cache_enabled=False):
+            logits: Tensor = self.network(images.to(dtype).contiguous(memory_format=self.memory_format))
+        return logits.to(dtype)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Not at the epoch's start: Lightning builds a later epoch's data iterator, which draws from the same
-        # generator, after that hook, and a resumed epoch's before it.
-        if batch_idx == 0:
-            epoch_seed = _epoch_seed(self.seed, self.current_epoch)
-            self.affine_generator.manual_seed(epoch_seed)
-            torch.manual_seed(epoch_seed)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        patches, label = batch["patches"], batch["label"]
-        theta = draw_affine(len(patches), self.ranges, self.affine_generator)
-        loss = F.binary_cross_entropy_with_logits(self(patches, theta), label)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(patches))
-        return loss
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        logit = self(batch["patches"], identity_affine(len(batch["patches"])))
-        self.validated.append({"logit": logit, "label": batch["label"], "patient": batch["patient"]})
-
-    def on_validation_epoch_end(self) -> None:
-        logit, label, patient = (
-            torch.cat([part[key] for part in self.validated]) for key in ("logit", "label", "patient")
-        )
-        self.validated.clear()
-        self.log("inner_loss", F.binary_cross_entropy_with_logits(logit, label))
-        self.log("inner_auc", patient_auc(logit, label, patient))
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
-        """The batch's rows of the patch store, row (B,), and their probability (B,) of malignancy."""
-        logit = self(batch["patches"], identity_affine(len(batch["patches"])))
-        return {"row": batch["row"], "probability": torch.sigmoid(logit)}
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Over the parameters where they are now; on a GPU its state stays there, so that a step can be recorded."""
         kernels = [parameter for parameter in self.parameters() if parameter.ndim > 1]
         others = [parameter for parameter in self.parameters() if parameter.ndim <= 1]
         # Both optimisers count weight_decay · w, the gradient of weight_decay / 2 · w².
@@ -122,7 +101,14 @@ class FractureClassifier(pl.LightningModule):
             {"params": kernels, "weight_decay": 2 * self.l2_weight},
             {"params": others, "weight_decay": 0.0},
         ]
-        return OPTIMIZERS[self.optimizer](groups, lr=self.learning_rate, betas=(self.beta1, 0.999))
+        recorded = kernels[0].is_cuda and self.arithmetic.cuda_graphs
+        return OPTIMIZERS[self.optimizer](
+            groups,
+            lr=torch.tensor(self.learning_rate, device=kernels[0].device) if recorded else self.learning_rate,
+            betas=(self.beta1, 0.999),
+            fused=self.arithmetic.fused_optimizer or None,  # False would rule out foreach as well
+            capturable=recorded,
+        )
 
 
 def patient_auc(logit: Tensor, label: Tensor, patient: Tensor) -> Tensor:
@@ -138,7 +124,8 @@ def patient_auc(logit: Tensor, label: Tensor, patient: Tensor) -> Tensor:
     return binary_auroc(highest, malignant)
 
 
-def _epoch_seed(seed: int, epoch: int | None) -> int:
+def epoch_seed(seed: int, epoch: int | None) -> int:
+    """Seed of an epoch's random streams, or, without an epoch, of the initial weights."""
     # Nearby seeds and epochs give unrelated streams, and no pair repeats another's.
     sequence = np.random.SeedSequence([seed, 0 if epoch is None else epoch + 1])
     return int(sequence.generate_state(1, np.uint64)[0])

@@ -89,7 +89,11 @@ class Training(Section):
     batch_size: int = Field(ge=3)
     patience: int = Field(ge=1)
     early_stopping: Literal["inner", "scored_fold", "none"]
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    precision: Literal["32-true", "tf32", "bf16-mixed", "64-true"]
+    channels_last: bool
+    fused_optimizer: bool
+    compile: bool
+    cuda_graphs: bool
 
 
 class Range(Section):

@@ -7,62 +7,101 @@ import json
 import logging
 import time
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from datasets.fold_data import FoldData
 from datasets.folds import read_split
 from datasets.patches import PatchStore
 from lightning_modules.augmentation import AffineRanges
 from lightning_modules.checkpoint import EpochCheckpoint, TrainingDivergedError
-from lightning_modules.classifier import FractureClassifier
+from lightning_modules.classifier import Arithmetic, FractureClassifier
+from lightning_modules.fold_training import FoldTraining, Samples
+from lightning_modules.pack import FoldPack
 from sweep.ledger import write_atomically
 from sweep.settings import Configuration, SettingsError
 
 
+@dataclass(frozen=True)
+class Task:
+    """A unit and the folder of its results: tables of predictions, curve.csv, result.json and weights.pt."""
+
+    configuration: Configuration
+    fold: int
+    """The held-out one, 0-based."""
+    folder: Path
+
+
 def train_fold(configuration: Configuration, fold: int, folder: Path, *, store: PatchStore, split: Path) -> None:
-    """Train on the other folds' patients, then predict the held-out fold once.
-
-    Every epoch leaves a checkpoint in `folder`; called again after an interruption it resumes there and ends with the
-    same bytes.
-
-    Args:
-        configuration: everything that training depends on besides the data.
-        fold: the held-out fold, 0-based.
-        folder: where predictions.parquet, inner_predictions.parquet, curve.csv, result.json and weights.pt go.
-        store: patches of the cohort's lesion slices.
-        split: the saved table patient_id, label, fold; its labels are the ones that count.
+    """Train on the other folds' patients, then predict the held-out fold once: a pack of one.
 
     Raises:
         TrainingDivergedError: the loss is not finite under this configuration; trying again cannot help.
     """
+    (error,) = train_pack([Task(configuration, fold, folder)], store=store, split=split)
+    if error:
+        raise error
+
+
+def train_pack(tasks: Sequence[Task], *, store: PatchStore, split: Path) -> list[TrainingDivergedError | None]:
+    """Train units side by side in this process; each ends with the bytes that it would have had alone.
+
+    Epochs leave a checkpoint in the task's folder; called again after an interruption, in whatever pack, the unit
+    resumes there and ends with the same bytes.
+
+    Args:
+        tasks: their configurations may differ in anything but `cpus_per_fold`.
+        store: patches of the cohort's lesion slices.
+        split: the saved table patient_id, label, fold; its labels are the ones that count.
+
+    Returns:
+        For every task why its training diverged, or None: its files are written.
+    """
     started = time.monotonic()
-    torch.set_num_threads(configuration.cpus_per_fold)
+    torch.set_num_threads(tasks[0].configuration.cpus_per_fold)
     table = read_split(split)
-    seed = unit_seed(configuration, fold)
-    data = _fold_data(configuration, fold, store, table, seed)
-    classifier = _classifier(configuration, configuration.widest_context, seed)
-    early_stopping = configuration.training.early_stopping
-    checkpoint = EpochCheckpoint(folder, None if early_stopping == "none" else configuration.training.patience)
-    trainer = _trainer(configuration, checkpoint)
-    last = folder / "last.ckpt"
-    with warnings.catch_warnings():
-        # Patches come from a memory map by the batch: loader workers would only copy them.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        trainer.fit(classifier, data, ckpt_path=last if last.exists() else None)
-        predicted = _predict(trainer, classifier, data)
-    _write_predictions(folder / "predictions.parquet", predicted[data.held_out_rows], store, table)
-    _write_predictions(folder / "inner_predictions.parquet", predicted[data.inner_rows], store, table)
-    torch.save(classifier.state_dict(), folder / "weights.pt")
+    patches = _resident_patches(store)
+    data = [_fold_data(task, store, table) for task in tasks]
+    folds = [
+        FoldTraining(_task_classifier(task), _samples(patches, own)) for task, own in zip(tasks, data, strict=True)
+    ]
+    checkpoints = [_checkpoint(task, fold) for task, fold in zip(tasks, folds, strict=True)]
+    for checkpoint in checkpoints:
+        checkpoint.resume()
+    pack = FoldPack(folds)
+    if pack.running():
+        _trainer(checkpoints).fit(pack)
+    errors: list[TrainingDivergedError | None] = []
+    for task, own, checkpoint in zip(tasks, data, checkpoints, strict=True):
+        try:
+            _write_results(task, own, checkpoint, store, table, started)
+            errors.append(None)
+        except TrainingDivergedError as error:
+            errors.append(error)
+    return errors
+
+
+def _write_results(
+    task: Task, data: FoldData, checkpoint: EpochCheckpoint, store: PatchStore, table: pd.DataFrame, started: float
+) -> None:
+    checkpoint.finish()
+    probability = _predict(checkpoint.fold, np.concatenate([data.held_out_rows, data.inner_rows]))
+    folder = task.folder
+    _write_predictions(folder / "predictions.parquet", probability[data.held_out_rows], store, table)
+    _write_predictions(folder / "inner_predictions.parquet", probability[data.inner_rows], store, table)
+    torch.save({name: value.cpu() for name, value in checkpoint.fold.weights().items()}, folder / "weights.pt")
     seconds = time.monotonic() - started
     result = {"best_epoch": checkpoint.best_epoch, "epochs": len(checkpoint.curve), "seconds": seconds}
     write_atomically(folder / "result.json", json.dumps(result) + "\n")
-    last.unlink(missing_ok=True)
+    (folder / "last.ckpt").unlink(missing_ok=True)
 
 
 def check_network(configuration: Configuration) -> None:
@@ -72,7 +111,7 @@ def check_network(configuration: Configuration) -> None:
         SettingsError: the backbone, its package, or the weights are missing or do not fit each other.
     """
     try:
-        _classifier(configuration, configuration.widest_context, seed=0)
+        _classifier(configuration, seed=0)
     except (ValueError, ImportError) as error:
         raise SettingsError(str(error)) from error
 
@@ -83,27 +122,41 @@ def unit_seed(configuration: Configuration, fold: int) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4])
 
 
-def _fold_data(
-    configuration: Configuration, fold: int, store: PatchStore, split: pd.DataFrame, order_seed: int
-) -> FoldData:
-    augmentation, training = configuration.augmentation, configuration.training
+def _resident_patches(store: PatchStore) -> Tensor:
+    """The whole store on the device: a few hundred megabytes of a GPU, a memory map otherwise."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        patches = torch.from_numpy(store.patches())
+    return patches.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _fold_data(task: Task, store: PatchStore, split: pd.DataFrame) -> FoldData:
+    augmentation, training = task.configuration.augmentation, task.configuration.training
     return FoldData(
-        store.patches(),
         store.lesions,
         split,
-        fold,
+        task.fold,
         batch_size=training.batch_size,
         benign_factor=augmentation.benign_factor,
         malignant_factor=augmentation.malignant_factor,
         early_stopping=training.early_stopping,
-        inner_fraction=configuration.inner_fraction,
-        seed=configuration.seed,
-        order_seed=order_seed,
+        inner_fraction=task.configuration.inner_fraction,
+        seed=task.configuration.seed,
+        order_seed=unit_seed(task.configuration, task.fold),
     )
 
 
-def _classifier(configuration: Configuration, widest_context: float, seed: int) -> FractureClassifier:
-    augmentation = configuration.augmentation
+def _samples(patches: Tensor, data: FoldData) -> Samples:
+    label, patient = (torch.from_numpy(table).to(patches.device) for table in (data.label, data.patient))
+    return Samples(patches, label, patient, data.order, data.batch_sizes, data.validation_rows)
+
+
+def _task_classifier(task: Task) -> FractureClassifier:
+    return _classifier(task.configuration, unit_seed(task.configuration, task.fold))
+
+
+def _classifier(configuration: Configuration, seed: int) -> FractureClassifier:
+    augmentation, training = configuration.augmentation, configuration.training
     ranges = AffineRanges(
         translation=augmentation.translation,
         scaling=augmentation.scaling,
@@ -113,22 +166,28 @@ def _classifier(configuration: Configuration, widest_context: float, seed: int) 
     return FractureClassifier(
         **configuration.model.model_dump(),
         **configuration.input.model_dump(),
-        widest_context=widest_context,
+        widest_context=configuration.widest_context,
         ranges=ranges,
         seed=seed,
+        arithmetic=Arithmetic(**training.model_dump(include=set(Arithmetic.__dataclass_fields__))),
     )
 
 
-def _trainer(configuration: Configuration, checkpoint: EpochCheckpoint) -> pl.Trainer:
+def _checkpoint(task: Task, fold: FoldTraining) -> EpochCheckpoint:
+    training = task.configuration.training
+    patience = None if training.early_stopping == "none" else training.patience
+    return EpochCheckpoint(fold, task.folder, epochs=training.epochs, patience=patience)
+
+
+def _trainer(checkpoints: Sequence[EpochCheckpoint]) -> pl.Trainer:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     return pl.Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=1,
-        max_epochs=configuration.training.epochs,
-        precision=configuration.training.precision,
+        max_epochs=-1,  # each fold knows when it is over
         # The ResNets are deterministic; some of timm's networks have no such backward on a GPU and would only raise.
         deterministic="warn",
-        callbacks=[checkpoint],
+        callbacks=list(checkpoints),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -137,15 +196,14 @@ def _trainer(configuration: Configuration, checkpoint: EpochCheckpoint) -> pl.Tr
     )
 
 
-def _predict(trainer: pl.Trainer, classifier: FractureClassifier, data: FoldData) -> pd.Series:
-    """Probability by row of the patch store, of the held-out and the inner validation patients."""
-    batches: list[Any] = trainer.predict(classifier, data) or []
-    columns = {name: torch.cat([batch[name] for batch in batches]).numpy() for name in ("row", "probability")}
-    if not np.isfinite(columns["probability"]).all():
+def _predict(fold: FoldTraining, rows: NDArray[np.int64]) -> pd.Series:
+    """Probability by row of the patch store."""
+    probability = torch.sigmoid(fold.logits(torch.from_numpy(rows).to(fold.device))).cpu().numpy()
+    if not np.isfinite(probability).all():
         raise TrainingDivergedError(
             "training diverged: a predicted probability is not a number; lower model.learning_rate"
         )
-    return pd.Series(columns["probability"].astype(float), index=columns["row"])
+    return pd.Series(probability.astype(float), index=rows)
 
 
 def _write_predictions(path: Path, probability: pd.Series, store: PatchStore, split: pd.DataFrame) -> None:

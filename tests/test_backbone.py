@@ -86,10 +86,24 @@ def test_sizes_and_parameter_names_are_the_published_ones(name: str) -> None:
     convolutions = {"conv1.weight"}
     for stage, blocks in enumerate(layers, 1):
         for position in range(blocks):
-            inside = range(1, 4 if block == "bottleneck" else 3)
+            inside = range(1, len(block) + 1)
             convolutions |= {f"layer{stage}.{position}.conv{number}.weight" for number in inside}
     assert convolutions == {key for key, value in state.items() if value.ndim == 4 and "downsample" not in key}
     assert {"bn1.running_mean", "layer2.0.downsample.0.weight", "layer2.0.downsample.1.bias"} <= state.keys()
+
+
+@pytest.mark.parametrize("kind", [("resnet50", "bottleneck"), ("resnet18", "basic")])
+def test_the_same_weights_give_the_same_features_as_monais(kind: tuple[str, str]) -> None:
+    monai = pytest.importorskip("monai.networks.nets.resnet")
+    name, block = kind
+    layers, widths = RESNETS[name][1:]
+    shape: dict[str, Any] = {"spatial_dims": 2, "n_input_channels": 3, "conv1_t_size": 7, "conv1_t_stride": 2}
+    theirs = monai.ResNet(block, layers, widths, bias_downsample=False, feed_forward=False, **shape)
+    ours = build_backbone(name, stem="7x7").network
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    for mode in (True, False):
+        torch.testing.assert_close(ours.train(mode)(images), theirs.train(mode)(images), atol=1e-5, rtol=1e-5)
 
 
 def test_stems() -> None:
@@ -139,7 +153,7 @@ def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_importing_the_builder_imports_no_model_library() -> None:
-    program = "import sys, lightning_modules.backbone; print([m for m in ('monai', 'timm') if m in sys.modules])"
+    program = "import sys, lightning_modules.backbone; print([m for m in ('timm', 'pandas') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"
 
 

@@ -134,7 +134,6 @@ def test_no_site_is_trained_on_or_stopped_by_in_the_fold_that_holds_it_out(tmp_p
     site, configuration = store.lesions["site"].to_numpy(), own.configuration({})
     for fold in range(4):
         data = FoldData(
-            store.patches(),
             store.lesions,
             split,
             fold,

@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 
 from datasets.patches import PatchStore
 from lightning_modules.checkpoint import EpochCheckpoint, TrainingDivergedError
+from lightning_modules.fold_training import FoldTraining
 from sweep.compose import load_settings
 from sweep.settings import Configuration
-from sweep.train_fold import train_fold, unit_seed
+from sweep.train_fold import Task, train_fold, train_pack, unit_seed
 from tests.stores import write_split, write_store
 
 QUICK = ["input.size=32", "training.epochs=3", "training.batch_size=16", "data.widest_context=1.5"]
@@ -81,8 +82,8 @@ def test_an_interrupted_unit_resumes_to_the_same_bytes(
 ) -> None:
     epochs_begun: list[int] = []
 
-    def stop_in_second_epoch(self: EpochCheckpoint, trainer: Trainer, *_: object) -> None:  # noqa: ARG001
-        epochs_begun.append(trainer.current_epoch)
+    def stop_in_second_epoch(self: EpochCheckpoint, *_: object) -> None:
+        epochs_begun.append(self.fold.epoch)
         if epochs_begun == [0, 1]:
             raise ConnectionResetError("the node is gone")
 
@@ -96,6 +97,67 @@ def test_an_interrupted_unit_resumes_to_the_same_bytes(
     monkeypatch.undo()
     train_fold(configuration(["training.batch_size=1000"]), 0, undisturbed, store=store, split=split)
     assert same_bytes(undisturbed, tmp_path)
+
+
+def pack_of(folder: Path) -> list[Task]:
+    """Folds and configurations mixed: two that stop early, two with dropout, one of another architecture and length."""
+    early = configuration(["training.epochs=7", "training.patience=2", "model.learning_rate=0.02"])
+    other = configuration(["model.dropout=0.4", "input.context=1.4", "augmentation.malignant_factor=5"])
+    wide = configuration(["model.stem=3x3", "model.l2_weight=0.01", "training.batch_size=7", "training.epochs=2"])
+    units = [(early, 0), (early, 2), (other, 0), (other, 1), (wide, 1)]
+    return [Task(*unit, folder / str(number)) for number, unit in enumerate(units)]
+
+
+@pytest.fixture(scope="module")
+def alone(store: PatchStore, split: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Task]:
+    tasks = pack_of(tmp_path_factory.mktemp("alone"))
+    for task in tasks:
+        train_fold(task.configuration, task.fold, task.folder, store=store, split=split)
+    lengths = {json.loads((task.folder / "result.json").read_text())["epochs"] for task in tasks}
+    assert len(lengths) >= 3, "the pack's folds should end at different epochs"
+    return tasks
+
+
+def test_a_packed_fold_is_the_fold_alone(alone: list[Task], store: PatchStore, split: Path, tmp_path: Path) -> None:
+    packed = pack_of(tmp_path)
+    assert train_pack(packed, store=store, split=split) == [None] * len(packed)
+    for one, other in zip(alone, packed, strict=True):
+        assert same_bytes(one.folder, other.folder)
+
+
+def test_a_pack_killed_on_its_way_goes_on_in_other_packs(
+    alone: list[Task], store: PatchStore, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die_in_third_epoch(self: Callback, trainer: Trainer, *_: object) -> None:  # noqa: ARG001
+        if trainer.current_epoch == 2:
+            raise ConnectionResetError("the node is gone")
+
+    tasks = pack_of(tmp_path)
+    with monkeypatch.context() as patched, pytest.raises(ConnectionResetError):
+        patched.setattr(EpochCheckpoint, "on_train_batch_end", die_in_third_epoch, raising=False)
+        train_pack(tasks, store=store, split=split)
+    assert all((task.folder / "last.ckpt").exists() for task in tasks)
+    for part in (tasks[3:], tasks[:1], tasks[1:3]):
+        train_pack(part, store=store, split=split)
+    for one, other in zip(alone, tasks, strict=True):
+        assert same_bytes(one.folder, other.folder)
+
+
+def test_a_fold_that_diverges_ends_alone(
+    trained: Path, store: PatchStore, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverging = configuration(["seed=5"])
+    end_epoch = FoldTraining.end_epoch
+
+    def no_number(self: FoldTraining) -> dict[str, float]:
+        lost = {"train_loss": float("nan")} if self.classifier.seed == unit_seed(diverging, 1) else {}
+        return end_epoch(self) | lost
+
+    monkeypatch.setattr(FoldTraining, "end_epoch", no_number)
+    tasks = [Task(diverging, 1, tmp_path / "diverging"), Task(configuration(), 0, tmp_path / "other")]
+    errors = train_pack(tasks, store=store, split=split)
+    assert "train_loss=nan in epoch 0" in str(errors[0]) and errors[1] is None
+    assert same_bytes(trained, tmp_path / "other") and not (tmp_path / "diverging" / "predictions.parquet").exists()
 
 
 def test_poisoned_held_out_patients_change_nothing_in_training(trained: Path, split: Path, tmp_path: Path) -> None:

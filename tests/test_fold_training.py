@@ -1,0 +1,163 @@
+"""A step is the plain loop's; randomness is the epoch's alone; switches change how it is computed, not what."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_modules.augmentation import draw_affine, identity_affine
+from lightning_modules.classifier import Arithmetic, epoch_seed
+from lightning_modules.fold_training import FoldTraining
+from tests.folds import AUGMENTED, classifier, fold, samples, train_epoch
+
+
+def plain_loop(epochs: int, **changes: Any) -> tuple[dict[str, Tensor], list[float]]:
+    """The same training as its textbook form: a loop over batches without tables, positions or streams."""
+    data, model, losses = samples(), classifier(**changes), []
+    optimizer = model.make_optimizer()
+    for epoch in range(epochs):
+        draws = torch.Generator().manual_seed(epoch_seed(model.seed, epoch))
+        batches = np.split(data.order(epoch), np.cumsum(data.batch_sizes)[:-1])
+        total = 0.0
+        for rows in batches:
+            theta = draw_affine(len(rows), model.ranges, draws)
+            loss = F.binary_cross_entropy_with_logits(model(data.patches[rows], theta), data.label[rows])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += loss.item() * len(rows)
+        losses.append(total / sum(data.batch_sizes))
+    return model.state_dict(), losses
+
+
+def test_an_epoch_is_the_plain_loops_to_the_last_bit() -> None:
+    settings: dict[str, Any] = {"ranges": AUGMENTED, "l2_weight": 1e-3, "learning_rate": 3e-3}
+    expected, losses = plain_loop(3, **settings)
+    training = fold(**settings)
+    assert [train_epoch(training)["train_loss"] for _ in range(3)] == pytest.approx(losses, rel=1e-6)
+    for name, value in training.weights().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_dropouts_stream_is_the_folds_own() -> None:
+    """Numbers drawn elsewhere in the process, or by another fold, change nothing."""
+    together, alone = [fold(dropout=0.5, seed=seed) for seed in (1, 2)], fold(dropout=0.5, seed=1)
+    for epoch in range(2):
+        torch.manual_seed(epoch)
+        for training in together:
+            training.begin_epoch()
+        for _ in range(3):
+            torch.rand(2)
+            for training in together:
+                training.step()
+        train_epoch(alone)
+        for training in together:
+            training.validate()
+            training.end_epoch()
+    for name, value in alone.weights().items():
+        assert torch.equal(value, together[0].weights()[name]), name
+    assert not torch.equal(together[0].weights()["network.head.weight"], together[1].weights()["network.head.weight"])
+
+
+@pytest.mark.parametrize(("seed", "epoch", "same"), [(3, 2, True), (3, 1, False), (2, 2, False)])
+def test_seed_and_epoch_alone_decide_the_random_numbers_of_an_epoch(seed: int, epoch: int, same: bool) -> None:
+    def drawn(seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        training = fold(seed=seed, ranges=AUGMENTED)
+        training.epoch = epoch
+        torch.rand(7)
+        training.begin_epoch()
+        return training._thetas, torch.rand(4, generator=training._dropout)
+
+    for first, second in zip(drawn(3, 2), drawn(seed, epoch), strict=True):
+        assert torch.equal(first, second) == same
+
+
+def test_validation_is_of_the_validated_rows_without_augmentation_or_dropout() -> None:
+    training = fold(ranges=AUGMENTED, dropout=0.5)
+    row = train_epoch(training)
+    data, rows = training.samples, np.arange(16, 24)
+    model = training.classifier.eval()
+    logit = model(data.patches[rows], identity_affine(8)).detach()
+    assert row["inner_loss"] == pytest.approx(F.binary_cross_entropy_with_logits(logit, data.label[rows]).item())
+    highest = logit.view(4, 2).amax(1)
+    assert row["inner_auc"] == pytest.approx(roc_auc_score(data.label[rows][::2], highest))
+
+
+def test_logits_do_not_depend_on_the_size_of_the_parts() -> None:
+    small, large = fold(samples(24, 8, (2,) * 8)), fold(samples(24, 8, (16,)))
+    rows = torch.arange(24)
+    torch.testing.assert_close(small.logits(rows), large.logits(rows), atol=1e-5, rtol=1e-5)
+
+
+def test_patches_that_nobody_asked_for_are_not_read() -> None:
+    data = samples(32, 16, (8, 8))
+    poisoned = replace(data, patches=data.patches.clone(), validation_rows=np.arange(16, 24))
+    poisoned.patches[24:] = torch.nan
+    training = fold(poisoned)
+    assert np.isfinite(list(train_epoch(training).values())).all()
+    assert training.logits(torch.arange(24, 32)).isnan().all()
+
+
+def test_it_learns_what_can_be_learned() -> None:
+    training = fold(samples(64, 32, (16, 16)), ranges=AUGMENTED, learning_rate=5e-3)
+    for _ in range(10):
+        row = train_epoch(training)
+    assert row["inner_auc"] > 0.9
+
+
+def weights_after(arithmetic: Arithmetic, **changes: Any) -> Tensor:
+    training = fold(arithmetic=arithmetic, ranges=AUGMENTED, **changes)
+    for _ in range(2):
+        train_epoch(training)
+    kernels = [value.double().flatten() for name, value in training.weights().items() if "weight" in name]
+    return torch.cat(kernels)
+
+
+# Largest relative difference, in the L2 norm over all weights, after six steps; docs/performance.md quotes these.
+@pytest.mark.parametrize(
+    ("arithmetic", "tolerance"),
+    [
+        (Arithmetic(channels_last=False), 1e-5),
+        (Arithmetic(fused_optimizer=True), 1e-5),
+        (Arithmetic(precision="64-true"), 1e-5),
+        (Arithmetic(precision="bf16-mixed"), 3e-2),
+        (Arithmetic(precision="tf32"), 0.0),
+        (Arithmetic(cuda_graphs=True), 0.0),
+    ],
+    ids=str,
+)
+def test_switches_stay_within_their_tolerance_of_the_default(arithmetic: Arithmetic, tolerance: float) -> None:
+    """The last two do nothing on a CPU."""
+    reference = weights_after(Arithmetic())
+    found = weights_after(arithmetic)
+    difference = (found - reference).norm() / reference.norm()
+    assert difference <= tolerance
+
+
+def test_compiled_and_eager_logits_agree() -> None:
+    eager = fold().logits(torch.arange(8))
+    compiled = fold(arithmetic=Arithmetic(compile=True))
+    torch.testing.assert_close(compiled.logits(torch.arange(8)), eager, atol=1e-4, rtol=1e-4)
+    assert compiled.weights().keys() == fold().weights().keys()
+
+
+def test_two_folds_in_float64_stepped_by_turns_are_the_folds_alone() -> None:
+    def double(seed: int) -> FoldTraining:
+        return fold(seed=seed, arithmetic=Arithmetic(precision="64-true"), ranges=AUGMENTED, dropout=0.2)
+
+    pair, alone = [double(1), double(2)], [double(1), double(2)]
+    for training in pair:
+        training.begin_epoch()
+    for _ in range(3):
+        for training in reversed(pair):
+            training.step()
+    for training in alone:
+        train_epoch(training)
+    for one, other in zip(pair, alone, strict=True):
+        assert all(torch.equal(value, other.weights()[name]) for name, value in one.weights().items())
+        assert one.weights()["network.head.weight"].dtype == torch.float64
