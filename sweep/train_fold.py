@@ -38,6 +38,8 @@ class Task:
     fold: int
     """The held-out one, 0-based."""
     folder: Path
+    split: Path
+    """The saved table patient_id, label, fold; its labels are the ones that count."""
 
 
 def train_fold(configuration: Configuration, fold: int, folder: Path, *, store: PatchStore, split: Path) -> None:
@@ -46,12 +48,12 @@ def train_fold(configuration: Configuration, fold: int, folder: Path, *, store: 
     Raises:
         TrainingDivergedError: the loss is not finite under this configuration; trying again cannot help.
     """
-    (error,) = train_pack([Task(configuration, fold, folder)], store=store, split=split)
+    (error,) = train_pack([Task(configuration, fold, folder, split)], store)
     if error:
         raise error
 
 
-def train_pack(tasks: Sequence[Task], *, store: PatchStore, split: Path) -> list[TrainingDivergedError | None]:
+def train_pack(tasks: Sequence[Task], store: PatchStore) -> list[TrainingDivergedError | None]:
     """Train units side by side in this process; each ends with the bytes that it would have had alone.
 
     Epochs leave a checkpoint in the task's folder; called again after an interruption, in whatever pack, the unit
@@ -60,16 +62,14 @@ def train_pack(tasks: Sequence[Task], *, store: PatchStore, split: Path) -> list
     Args:
         tasks: their configurations may differ in anything but `cpus_per_fold`.
         store: patches of the cohort's lesion slices.
-        split: the saved table patient_id, label, fold; its labels are the ones that count.
 
     Returns:
         For every task why its training diverged, or None: its files are written.
     """
     started = time.monotonic()
     torch.set_num_threads(tasks[0].configuration.cpus_per_fold)
-    table = read_split(split)
     patches = _resident_patches(store)
-    data = [_fold_data(task, store, table) for task in tasks]
+    data = [_fold_data(task, store) for task in tasks]
     folds = [
         FoldTraining(_task_classifier(task), _samples(patches, own)) for task, own in zip(tasks, data, strict=True)
     ]
@@ -82,19 +82,17 @@ def train_pack(tasks: Sequence[Task], *, store: PatchStore, split: Path) -> list
     errors: list[TrainingDivergedError | None] = []
     for task, own, checkpoint in zip(tasks, data, checkpoints, strict=True):
         try:
-            _write_results(task, own, checkpoint, store, table, started)
+            _write_results(task, own, checkpoint, store, started)
             errors.append(None)
         except TrainingDivergedError as error:
             errors.append(error)
     return errors
 
 
-def _write_results(
-    task: Task, data: FoldData, checkpoint: EpochCheckpoint, store: PatchStore, table: pd.DataFrame, started: float
-) -> None:
+def _write_results(task: Task, data: FoldData, checkpoint: EpochCheckpoint, store: PatchStore, started: float) -> None:
     checkpoint.finish()
     probability = _predict(checkpoint.fold, np.concatenate([data.held_out_rows, data.inner_rows]))
-    folder = task.folder
+    folder, table = task.folder, read_split(task.split)
     _write_predictions(folder / "predictions.parquet", probability[data.held_out_rows], store, table)
     _write_predictions(folder / "inner_predictions.parquet", probability[data.inner_rows], store, table)
     torch.save({name: value.cpu() for name, value in checkpoint.fold.weights().items()}, folder / "weights.pt")
@@ -130,11 +128,11 @@ def _resident_patches(store: PatchStore) -> Tensor:
     return patches.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _fold_data(task: Task, store: PatchStore, split: pd.DataFrame) -> FoldData:
+def _fold_data(task: Task, store: PatchStore) -> FoldData:
     augmentation, training = task.configuration.augmentation, task.configuration.training
     return FoldData(
         store.lesions,
-        split,
+        read_split(task.split),
         task.fold,
         batch_size=training.batch_size,
         benign_factor=augmentation.benign_factor,

@@ -99,18 +99,18 @@ def test_an_interrupted_unit_resumes_to_the_same_bytes(
     assert same_bytes(undisturbed, tmp_path)
 
 
-def pack_of(folder: Path) -> list[Task]:
+def pack_of(folder: Path, split: Path) -> list[Task]:
     """Folds and configurations mixed: two that stop early, two with dropout, one of another architecture and length."""
     early = configuration(["training.epochs=7", "training.patience=2", "model.learning_rate=0.02"])
     other = configuration(["model.dropout=0.4", "input.context=1.4", "augmentation.malignant_factor=5"])
     wide = configuration(["model.stem=3x3", "model.l2_weight=0.01", "training.batch_size=7", "training.epochs=2"])
     units = [(early, 0), (early, 2), (other, 0), (other, 1), (wide, 1)]
-    return [Task(*unit, folder / str(number)) for number, unit in enumerate(units)]
+    return [Task(*unit, folder / str(number), split) for number, unit in enumerate(units)]
 
 
 @pytest.fixture(scope="module")
 def alone(store: PatchStore, split: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Task]:
-    tasks = pack_of(tmp_path_factory.mktemp("alone"))
+    tasks = pack_of(tmp_path_factory.mktemp("alone"), split)
     for task in tasks:
         train_fold(task.configuration, task.fold, task.folder, store=store, split=split)
     lengths = {json.loads((task.folder / "result.json").read_text())["epochs"] for task in tasks}
@@ -119,8 +119,8 @@ def alone(store: PatchStore, split: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_a_packed_fold_is_the_fold_alone(alone: list[Task], store: PatchStore, split: Path, tmp_path: Path) -> None:
-    packed = pack_of(tmp_path)
-    assert train_pack(packed, store=store, split=split) == [None] * len(packed)
+    packed = pack_of(tmp_path, split)
+    assert train_pack(packed, store) == [None] * len(packed)
     for one, other in zip(alone, packed, strict=True):
         assert same_bytes(one.folder, other.folder)
 
@@ -132,13 +132,13 @@ def test_a_pack_killed_on_its_way_goes_on_in_other_packs(
         if trainer.current_epoch == 2:
             raise ConnectionResetError("the node is gone")
 
-    tasks = pack_of(tmp_path)
+    tasks = pack_of(tmp_path, split)
     with monkeypatch.context() as patched, pytest.raises(ConnectionResetError):
         patched.setattr(EpochCheckpoint, "on_train_batch_end", die_in_third_epoch, raising=False)
-        train_pack(tasks, store=store, split=split)
+        train_pack(tasks, store)
     assert all((task.folder / "last.ckpt").exists() for task in tasks)
     for part in (tasks[3:], tasks[:1], tasks[1:3]):
-        train_pack(part, store=store, split=split)
+        train_pack(part, store)
     for one, other in zip(alone, tasks, strict=True):
         assert same_bytes(one.folder, other.folder)
 
@@ -154,8 +154,9 @@ def test_a_fold_that_diverges_ends_alone(
         return end_epoch(self) | lost
 
     monkeypatch.setattr(FoldTraining, "end_epoch", no_number)
-    tasks = [Task(diverging, 1, tmp_path / "diverging"), Task(configuration(), 0, tmp_path / "other")]
-    errors = train_pack(tasks, store=store, split=split)
+    units = [(diverging, 1, tmp_path / "diverging"), (configuration(), 0, tmp_path / "other")]
+    tasks = [Task(*unit, split) for unit in units]
+    errors = train_pack(tasks, store)
     assert "train_loss=nan in epoch 0" in str(errors[0]) and errors[1] is None
     assert same_bytes(trained, tmp_path / "other") and not (tmp_path / "diverging" / "predictions.parquet").exists()
 

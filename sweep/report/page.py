@@ -19,7 +19,7 @@ from sweep.report.summary import ENOUGH_TO_RANK
 from sweep.report.tables import RunTables
 from sweep.settings import flatten
 
-LIBRARIES = ["torch", "pytorch-lightning", "monai", "ray", "optuna", "pydicom", "numpy", "scipy", "pandas", "plotly"]
+LIBRARIES = ["torch", "pytorch-lightning", "ray", "optuna", "pydicom", "numpy", "scipy", "pandas", "plotly"]
 # Paths may hold names; settings.yaml keeps them.
 MACHINE_PATHS = {"output", "cache", "data.root", "data.annotations", "model.weights"}
 MACHINE_PATHS |= {"evaluation.readers", "evaluation.features"}
