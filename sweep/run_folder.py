@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ OWN_COLUMNS = [
     "pooled_auc",
     "failure",
 ]
+COST_COLUMNS = ["configuration", "fold", "epochs", "best_epoch", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def candidate_predictions(ledger: Ledger, candidate: Candidate) -> pd.DataFrame:
 
 
 def write_tables(run: RunFolder, ledger: Ledger, candidates: Sequence[Candidate], evaluation: Evaluation) -> None:
-    """configurations.csv, thresholds.csv and predictions.parquet from the ledger's finished folds."""
+    """configurations.csv, thresholds.csv, costs.csv and predictions.parquet from the ledger's finished folds."""
     predictions = [candidate_predictions(ledger, candidate) for candidate in candidates]
     rows = [_row(candidate, table, evaluation.slices) for candidate, table in zip(candidates, predictions, strict=True)]
     table = pd.DataFrame(rows, columns=None if rows else OWN_COLUMNS)
@@ -147,7 +149,16 @@ def write_tables(run: RunFolder, ledger: Ledger, candidates: Sequence[Candidate]
     ]
     columns = ["configuration", "fold", "threshold"]
     write_atomically(run.path / "thresholds.csv", to_csv(pd.DataFrame(thresholds, columns=columns)))
+    write_atomically(run.path / "costs.csv", to_csv(pd.DataFrame(_costs(ledger, candidates), columns=COST_COLUMNS)))
     _write_parquet(run.path / "predictions.parquet", [table for table in predictions if len(table)])
+
+
+def _costs(ledger: Ledger, candidates: Sequence[Candidate]) -> Iterator[dict[str, object]]:
+    for candidate in candidates:
+        for fold in sorted(candidate.fold_aucs):
+            result = json.loads((ledger.finished(candidate.unit(fold)) / "result.json").read_text())
+            own = {"configuration": candidate.number, "fold": fold}
+            yield own | {name: result[name] for name in COST_COLUMNS if name in result}
 
 
 def _row(candidate: Candidate, predictions: pd.DataFrame, rule: Rule) -> dict[str, object]:

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import pytest
 
 from sweep import patient_metrics, predictions
-from sweep.report import plots, write_report
+from sweep.report import search_plots, write_report
 from sweep.report.page import setting_text
 from sweep.report.tables import RunFolderError, read_run
 from tests.run_folders import keep_folds, stratified_split, synthetic_cohort, write_readers_and_features, write_run
@@ -147,7 +147,7 @@ def test_the_page_is_one_small_file_that_asks_nothing_of_the_network(demo: Path)
 def test_plots_are_figures_that_plotly_accepts(demo: Path) -> None:
     page, summary, _ = report(demo)
     searched = {f"plot-setting-{name}" for name in summary["best"]["settings"]}
-    always = {"roc", "precision-recall", "probabilities", "calibration", "decision-curve"}
+    always = {"roc", "precision-recall", "probabilities", "calibration", "decision-curve", "history"}
     assert {f"plot-{name}" for name in always} | searched == page.plots.keys()
     for figure in page.plots.values():
         go.Figure(json.loads(re.sub(r'"--\w+"', '"red"', json.dumps(figure))))  # the style sheet's colours
@@ -170,8 +170,10 @@ def test_settings_over_decades_are_drawn_on_a_log_axis(demo: Path) -> None:
     assert page.plots["plot-setting-augmentation.scaling"]["layout"]["xaxis"]["type"] == "linear"
     choices = pd.DataFrame({"configuration": [0, 1, 2], "mean_fold_auc": [0.7, 0.8, 0.9], "x": [1e-4, 1e-3, 1e-2]})
     span = {"log": False, "choices": [1e-4, 1e-3, 1e-2]}
-    assert plots.setting("x", choices, 2, span)["layout"]["xaxis"]["type"] == "log"
-    assert plots.setting("x", choices.assign(x=["a", "b", "b"]), 2, span)["layout"]["xaxis"]["type"] == "category"
+    assert search_plots.setting("x", choices, 2, span)["layout"]["xaxis"]["type"] == "log"
+    assert (
+        search_plots.setting("x", choices.assign(x=["a", "b", "b"]), 2, span)["layout"]["xaxis"]["type"] == "category"
+    )
 
 
 def test_phantoms_and_shuffled_labels_are_said(demo: Path, tmp_path: Path) -> None:
@@ -269,17 +271,6 @@ def test_perfect_separation_has_no_interval(tmp_path: Path) -> None:
 def test_nobody_malignant_still_gives_a_page(tmp_path: Path) -> None:
     page, summary, _ = report(write_run(tmp_path / "a", (1.0,), cohort=synthetic_cohort(20, 0.0)))
     assert summary["best"] is None and "every fold holds patients of one class only" in page.text
-
-
-def test_settings_are_ranked_from_ten_configurations_on(demo: Path, tmp_path: Path) -> None:
-    assert report(demo)[1]["setting_ranks"] == [] and "too few to rank" in report(demo)[0].text
-    run = write_run(tmp_path / "a", tuple(np.linspace(0.5, 2.5, 12)), folds=5)
-    ranks = report(run)[1]["setting_ranks"]
-    strengths = [abs(row["spearman"]) for row in ranks]
-    assert len(ranks) == 8 and strengths == sorted(strengths, reverse=True)
-    table = pd.read_csv(run / "configurations.csv")
-    expected = table[ranks[0]["setting"]].rank().corr(table["mean_fold_auc"].rank())
-    assert ranks[0]["spearman"] == pytest.approx(expected)
 
 
 def test_tables_that_disagree_are_refused(tmp_path: Path) -> None:

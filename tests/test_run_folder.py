@@ -13,6 +13,7 @@ from sweep.search import Candidate
 from sweep.settings import SettingsError
 
 FOLDS = 2
+RESULT = '{"best_epoch": 2, "epochs": 3, "seconds": 1.5}'
 EVALUATION = load_settings([]).evaluation
 
 
@@ -29,6 +30,7 @@ def finish_fold(ledger: Ledger, candidate: Candidate, fold: int, malignant_proba
     inner["probability"] -= 0.2
     pd.DataFrame(rows).to_parquet(ledger.begin(unit) / "predictions.parquet", index=False)
     inner.to_parquet(ledger.begin(unit) / "inner_predictions.parquet", index=False)
+    (ledger.begin(unit) / "result.json").write_text(RESULT)
     ledger.finish(unit)
     candidate.fold_aucs[fold] = held_out_auc(ledger, unit)
 
@@ -66,6 +68,8 @@ def test_the_tables_hold_the_finished_folds(tmp_path: Path, candidates: list[Can
 
     thresholds = pd.read_csv(tmp_path / "thresholds.csv")
     assert thresholds.to_numpy().tolist() == [[0, 0, 0.5], [0, 1, 0.5], [1, 0, 0.5]]
+    costs = pd.read_csv(tmp_path / "costs.csv")[["configuration", "fold", "epochs", "seconds"]]
+    assert costs.to_numpy().tolist() == [[0, 0, 3, 1.5], [0, 1, 3, 1.5], [1, 0, 3, 1.5]]
 
 
 def test_the_auc_of_folds_and_configurations_follows_the_rule_of_slices(
@@ -79,6 +83,7 @@ def test_the_auc_of_folds_and_configurations_follows_the_rule_of_slices(
         table["patient_id"] += str(fold)
         table["sop_instance_uid"] = [f"1.{number}" for number in range(len(rows))]
         table.to_parquet(ledger.begin(candidate.unit(fold)) / "predictions.parquet", index=False)
+        (ledger.begin(candidate.unit(fold)) / "result.json").write_text(RESULT)
         ledger.finish(candidate.unit(fold))
         assert held_out_auc(ledger, candidate.unit(fold)) == 0.5  # c's one high slice stands above a and b
         candidate.fold_aucs[fold] = held_out_auc(ledger, candidate.unit(fold), "mean")

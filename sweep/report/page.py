@@ -5,6 +5,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from functools import reduce
 from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-import sweep.report.plots as plots
+from sweep.report import plots, search_plots
 from sweep.report.reading import BAND
-from sweep.report.summary import ENOUGH_TO_RANK
+from sweep.report.searching import ENOUGH_TO_RANK
 from sweep.report.tables import RunTables
 from sweep.settings import flatten
 
@@ -29,11 +30,13 @@ UNDEFINED = Markup('<span class="undefined" title="not defined">&ndash;</span>')
 
 def render(summary: dict[str, Any], patients: pd.DataFrame, run: RunTables) -> str:
     """The page. Every figure of the summary stands in a <data> element that names its place and full value."""
+    drawn = _plots(summary, patients, run)
     return render_template(
         "report.html",
         summary | {"patients": patients.to_dict("records")},
         ranked=_ranked(summary["configurations"]),
-        plots=_plots(summary, patients, run),
+        plots=drawn,
+        plots_of=lambda kind: [name for name in drawn if name.startswith(kind)],
         excluded=run.excluded.to_dict("records"),
         searched=run.searched,
         settings=list(shown_settings(run.settings)),
@@ -116,8 +119,19 @@ def _plots(summary: dict[str, Any], patients: pd.DataFrame, run: RunTables) -> d
         "probabilities": plots.probabilities(patients),
         "calibration": plots.calibration(summary["calibration"]["curve"]),
         "decision-curve": plots.decision_curve(summary["decision_curve"]),
-        **{f"setting-{name}": plots.setting(name, run.complete, run.best, space[name]) for name in varied},
+        "history": search_plots.history(summary["search"]["history"], run.best),
+        **{f"setting-{name}": search_plots.setting(name, run.complete, run.best, space[name]) for name in varied},
+        **_contours(summary, run, run.best),
     }
+
+
+def _contours(summary: dict[str, Any], run: RunTables, best: int) -> dict[str, plots.Figure]:
+    """Of the three most important numbers by twos; rank correlations exist for numbers only."""
+    numbers = [row["setting"] for row in summary["search"]["settings"] if row["spearman"] is not None]
+    space = run.settings["search"]["space"]
+    pairs = combinations(numbers[:3], 2)
+    found = {names: search_plots.contour(names, run.complete, best, space) for names in pairs}
+    return {f"contour-{first}-{second}": plot for (first, second), plot in found.items() if plot}
 
 
 def shown_settings(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:

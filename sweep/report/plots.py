@@ -5,7 +5,6 @@ are read as HTML by Plotly, so identifiers are escaped here.
 """
 
 import html
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from sweep import patient_metrics, predictions
 
 Figure = dict[str, Any]
 FAINT = {"color": "--faint", "width": 1.5, "dash": "dot"}
-DECADES = 100.0  # choices whose largest is this many times the smallest are drawn on a log axis
 
 
 def roc(patients: pd.DataFrame, band: list[dict[str, Any]]) -> Figure:
@@ -151,54 +149,3 @@ def _chart(traces: list[Figure], x: str, y: str, y_range: tuple[float, float] = 
     legend = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": -0.2, "yanchor": "top"}
     axes = {"xaxis": {"range": [-0.02, 1.02], "title": {"text": x}}, "yaxis": {"range": y_range, "title": {"text": y}}}
     return {"data": traces, "layout": {"height": 360, "legend": legend, **axes}}
-
-
-def setting(name: str, configurations: pd.DataFrame, best: int, span: Mapping[str, Any]) -> Figure:
-    """Mean fold AUC of the complete configurations against one setting, searched over `span` (search.space)."""
-    rows = configurations.dropna(subset=[name, "mean_fold_auc"])
-    margin = 0.12 * (rows["mean_fold_auc"].max() - rows["mean_fold_auc"].min()) + 0.005
-    numbers = rows["configuration"].astype(int)
-    return {
-        "data": [
-            {
-                "x": rows[name].tolist(),
-                "y": rows["mean_fold_auc"].tolist(),
-                "mode": "markers",
-                "text": [_role(number, best) for number in numbers],
-                "hovertemplate": "%{text}<br>%{x}<br>AUC %{y:.3f}<extra></extra>",
-                "marker": _markers(numbers.tolist(), best),
-            }
-        ],
-        "layout": {
-            "height": 210,
-            "showlegend": False,
-            "xaxis": {"title": {"text": name}, **_setting_axis(rows[name], span)},
-            "yaxis": {
-                "range": [rows["mean_fold_auc"].min() - margin, rows["mean_fold_auc"].max() + margin],
-                "nticks": 5,
-            },
-        },
-    }
-
-
-def _role(number: int, best: int) -> str:
-    roles = [role for role, held in (("the settings' own values", number == 0), ("best", number == best)) if held]
-    return f"configuration {number}" + (f" ({', '.join(roles)})" if roles else "")
-
-
-def _markers(numbers: list[int], best: int) -> Figure:
-    return {
-        "size": [12 if number in (0, best) else 8 for number in numbers],
-        "symbol": ["diamond" if number == 0 else "circle" for number in numbers],
-        "color": ["--accent" if number == best else "--muted" for number in numbers],
-        "line": {"color": "--panel", "width": 1},
-    }
-
-
-def _setting_axis(values: "pd.Series[Any]", span: Mapping[str, Any]) -> Figure:
-    if not pd.api.types.is_numeric_dtype(values):
-        return {"type": "category"}
-    wide_choices = span["choices"] is not None and values.max() >= DECADES * values.min()
-    if values.min() > 0 and (span["log"] or wide_choices):
-        return {"type": "log", "dtick": 1, "exponentformat": "power"}
-    return {"type": "linear", "nticks": 5}

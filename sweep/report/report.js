@@ -71,23 +71,40 @@ for (const button of document.querySelectorAll(".filters button")) {
   });
 }
 
-// Every table as CSV, with full values; a text that begins like a formula gets an apostrophe, as in the run's own files.
-const cellText = (cell) => {
-  const figures = [...cell.querySelectorAll("data")];
-  const text = figures.length ? figures.map((figure) => figure.value).join(" ") : cell.textContent.trim().replace(/\s+/g, " ");
+// Every table and plot as CSV, with full values; a text that begins like a formula gets an apostrophe, as in the run's own files.
+const csvCell = (text) => {
   const safe = Number.isNaN(Number(text)) && /^[=+\-@\t\r']/.test(text) ? `'${text}` : text;
   return `"${safe.replaceAll('"', '""')}"`;
 };
-for (const table of document.querySelectorAll("table:not(.confusion)")) {
+const offerCsv = (place, name, label, rows) => {
   const link = document.createElement("a");
   link.className = "download";
   link.textContent = "CSV";
   link.href = "#";
-  link.download = `${table.closest("section").id}.csv`;
-  link.setAttribute("aria-label", `Download the table ${table.caption?.textContent ?? ""} as CSV`);
+  link.download = `${name}.csv`;
+  link.setAttribute("aria-label", `Download ${label} as CSV`);
   link.addEventListener("click", () => {
-    const lines = [...table.rows].map((row) => [...row.cells].map(cellText).join(","));
+    const lines = rows().map((cells) => cells.map((cell) => csvCell(String(cell ?? ""))).join(","));
     link.href = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }));
   });
-  (table.closest(".scroll") ?? table).after(link);
+  place.after(link);
+};
+const cellText = (cell) => {
+  const figures = [...cell.querySelectorAll("data")];
+  return figures.length ? figures.map((figure) => figure.value).join(" ") : cell.textContent.trim().replace(/\s+/g, " ");
+};
+for (const table of document.querySelectorAll("table:not(.confusion)")) {
+  const label = `the table ${table.caption?.textContent ?? ""}`;
+  offerCsv(table.closest(".scroll") ?? table, table.closest("section").id, label, () =>
+    [...table.rows].map((row) => [...row.cells].map(cellText)),
+  );
+}
+const points = (trace) =>
+  trace.type === "contour"
+    ? trace.z.flatMap((line, row) => line.map((z, column) => ["surface", trace.x[column], trace.y[row], z]))
+    : trace.x.map((x, at) => [trace.name, x, trace.y[at], trace.text?.[at]]);
+for (const place of document.querySelectorAll(".plot")) {
+  const { data } = JSON.parse(document.getElementById(place.dataset.plot).textContent);
+  const rows = () => [["curve", "x", "y", "value"], ...data.flatMap(points)];
+  offerCsv(place, place.dataset.plot, `the plot ${place.getAttribute("aria-label")}`, rows);
 }

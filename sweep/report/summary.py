@@ -12,9 +12,9 @@ from sweep import comparison, patient_metrics, predictions, slices
 from sweep.bootstrap import bootstrap_interval, roc_band
 from sweep.report.evaluation import evaluate
 from sweep.report.reading import calls_measured
+from sweep.report.searching import searched
 from sweep.report.tables import RunTables
 
-ENOUGH_TO_RANK = 10  # complete configurations; even with these, a rank correlation of 0.6 is within chance
 # Fewest patients of a class in a fold -> coverage in % of the 95 % interval where the true AUC is 0.85 and 0.93, from
 # benchmarks/interval_coverage.py (1: folds of one and of two in turn); with three it is 94 and 92.
 COVERAGE = {1: (93, 87), 2: (93, 88)}
@@ -47,7 +47,7 @@ def summarise(run: RunTables, patients: pd.DataFrame) -> dict[str, Any]:
         "configurations": configurations,
         "best": _best(run, patients, {row["configuration"]: row["settings"] for row in configurations}),
         "study_setting": _study_setting(run, patients),
-        "setting_ranks": _setting_ranks(run),
+        "search": searched(run),
         "selection": _selection(run),
         "evaluation": {name: run.evaluation[name] for name in EVALUATION},
         **evaluate(run, patients),
@@ -77,6 +77,8 @@ def csv_tables(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         "calibration": summary["calibration"]["curve"],
         "decision_curve": summary["decision_curve"],
         "table1": features.get("table1", []),
+        "search_history": summary["search"]["history"],
+        "settings_importance": summary["search"]["settings"],
     }
     return {name: rows for name, rows in tables.items() if rows}
 
@@ -197,20 +199,6 @@ def _study_setting(run: RunTables, patients: pd.DataFrame) -> dict[str, Any]:
         found["mean_fold_auc"] = test.second
         found |= {"difference": asdict(test.difference), "p": test.p} if run.best else {}
     return found
-
-
-def _setting_ranks(run: RunTables) -> list[dict[str, Any]]:
-    """Spearman's rank correlation of each searched number with the mean fold AUC, strongest first; [] for too few."""
-    complete = run.complete.dropna(subset="mean_fold_auc")
-    if len(complete) < ENOUGH_TO_RANK:
-        return []
-    numeric = complete[run.searched].select_dtypes("number")
-    varied = numeric.loc[:, numeric.nunique() > 1]
-    ranks = varied.corrwith(complete["mean_fold_auc"], method="spearman")
-    return [
-        {"setting": str(name), "spearman": float(ranks[name])}
-        for name in ranks.abs().sort_values(ascending=False, kind="stable").index
-    ]
 
 
 def _selection(run: RunTables) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class RunTables:
     configurations: pd.DataFrame
     predictions: pd.DataFrame
     thresholds: pd.DataFrame
+    costs: pd.DataFrame | None
     readers: pd.DataFrame | None
     features: pd.DataFrame | None
 
@@ -97,6 +98,7 @@ def read_run(run: Path) -> RunTables:
         **{name: _read_csv(run / f"{name}.csv") for name in ("cohort", "excluded", "split", "configurations")},
         predictions=_read_predictions(run / "predictions.parquet"),
         thresholds=_read_thresholds(run / "thresholds.csv"),
+        costs=_read_csv(run / "costs.csv") if (run / "costs.csv").is_file() else None,
         readers=read_readers(run / "readers.csv") if (run / "readers.csv").is_file() else None,
         features=read_features(run / "features.csv") if (run / "features.csv").is_file() else None,
     )
