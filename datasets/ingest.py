@@ -94,7 +94,7 @@ def _remembered(fingerprint: Path, cache: Path) -> Ingested | None:
         return None
     known = json.loads(fingerprint.read_text())
     store = PatchStore.of(cache, known["digest"])
-    return Ingested(store, known["files"], known["skipped"]) if store.folder.is_dir() else None
+    return Ingested(store, known["files"], known["skipped"]) if store.is_whole() else None
 
 
 def _remember(fingerprint: Path, store: PatchStore, files: int, skipped: Counter[str]) -> None:

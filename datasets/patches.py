@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
+import platform
+import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
@@ -26,7 +30,10 @@ from datasets.patch_cutting import PatientBoxes, Written, cut_patches, file_hash
 from datasets.tables import read_csv, to_csv
 
 FORMAT_VERSION = 2
+CHECKSUMS = "checksums.json"
 _TEXT = dict.fromkeys(("patient_id", "site", "sop_instance_uid", "t1_series_uid", "t2_series_uid", "note"), str)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,20 @@ class PatchStore:
         array: NDArray[np.float16] = np.load(self.folder / "patches.npy", mmap_mode="r")
         return array
 
+    def is_whole(self) -> bool:
+        """Whether the store is there, which reads all of it; one that is not as it was written is removed."""
+        if not self.folder.is_dir():
+            return False
+        try:
+            checksums: dict[str, str] = json.loads((self.folder / CHECKSUMS).read_text())
+            changed = [name for name, checksum in checksums.items() if file_hash(self.folder / name) != checksum]
+        except (FileNotFoundError, ValueError, AttributeError):
+            changed = [CHECKSUMS]
+        if changed:
+            log.warning("%s: not as it was written; the patch store is built again", self.folder / changed[0])
+            shutil.rmtree(self.folder)
+        return not changed
+
     @cached_property
     def lesions(self) -> pd.DataFrame:
         """cohort.csv: a row per patch, in order."""
@@ -69,7 +90,7 @@ def build_store(
         LeakageError: two patients have the same pixels, and the rules say stop.
     """
     store = PatchStore.of(cache, _digest(cohort, rules, _content_hashes(cohort, executor, progress)))
-    if not store.folder.is_dir():
+    if not store.is_whole():
         _build(store, cohort, rules, executor, progress)
     return store
 
@@ -98,7 +119,9 @@ def _build(
 ) -> None:
     """Fills a folder under a temporary name and renames it; of two at once the first wins."""
     store.folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".building-", dir=store.folder.parent) as temporary:
+    _remove_abandoned(store.folder.parent)
+    prefix = f".building-{platform.node()}-{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=store.folder.parent) as temporary:
         folder = Path(temporary, "store")
         folder.mkdir()
         written = _write_patches(folder / "patches.npy", cohort, rules, executor, progress)
@@ -106,11 +129,22 @@ def _build(
         _keep_rows(folder / "patches.npy", lesions.index)
         (folder / "cohort.csv").write_text(to_csv(lesions), encoding="utf-8")
         (folder / "excluded.csv").write_text(to_csv(excluded), encoding="utf-8")
+        checksums = {file.name: file_hash(file) for file in sorted(folder.iterdir())}
+        (folder / CHECKSUMS).write_text(json.dumps(checksums))
         try:
             folder.rename(store.folder)
         except OSError:
             if not store.folder.is_dir():
                 raise
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """What processes of this machine had begun to build when they were killed."""
+    for folder in parent.glob(f".building-{platform.node()}-*"):
+        try:
+            os.kill(int(folder.name.split("-")[-2]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_patches(

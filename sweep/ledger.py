@@ -1,18 +1,29 @@
 """Finished folds on shared storage: append-only, the only truth about what is done.
 
-One folder per (configuration digest, split digest, fold). A unit works in `fold-N.partial`, which survives a crash so
-that the next try resumes from its checkpoint; finishing renames it to `fold-N` and writes DONE last. A folder without
-DONE counts as nothing.
+One folder per (configuration digest, split digest, fold). A unit works in a folder `fold-N.partial-PROCESS`, which
+survives a crash: the next try takes it over by renaming it, so that it resumes from the checkpoint, and a process that
+was only thought dead can write no more. Finishing writes DONE, which holds every file's size and SHA-256, and renames
+the folder to `fold-N`. A folder without DONE counts as nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import shutil
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
+
+PROCESS = uuid4().hex[:8]
+LARGE = {"weights.pt"}  # too many bytes to read on every start of a sweep: checked by `file`, when somebody wants it
+
+log = logging.getLogger("sweep")
+_checked: set[Path] = set()
 
 
 class Unit(NamedTuple):
@@ -21,6 +32,10 @@ class Unit(NamedTuple):
     configuration: str
     """Digest of the configuration."""
     fold: int
+
+
+class LedgerError(ValueError):
+    """Results that must not be used; the message names the file and the remedy."""
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -42,32 +57,71 @@ class Ledger:
         return self.folder / unit.configuration / self.split_digest / f"fold-{unit.fold}"
 
     def partial(self, unit: Unit) -> Path:
-        """Folder in which the unit works until it is finished."""
-        return self.finished(unit).with_suffix(".partial")
+        """Folder in which the unit works until it is finished, whichever process does."""
+        return next(iter(self._partials(unit)), self._own(unit))
+
+    def _own(self, unit: Unit) -> Path:
+        return self.finished(unit).with_suffix(f".partial-{PROCESS}")
+
+    def _partials(self, unit: Unit) -> list[Path]:
+        return sorted(self.finished(unit).parent.glob(f"fold-{unit.fold}.partial-*"))
 
     def is_done(self, unit: Unit) -> bool:
-        return (self.finished(unit) / "DONE").is_file()
+        """Whether the unit's results are there and whole; damaged ones are set aside under a name that says so."""
+        folder = self.finished(unit)
+        if folder in _checked:
+            return True
+        if not (folder / "DONE").is_file():
+            return False
+        if damaged := _damaged(folder):
+            aside = folder.with_suffix(".damaged")
+            log.warning("%s: not as it was written; the fold is trained again (kept: %s)", folder / damaged, aside.name)
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.replace(aside)
+            return False
+        _checked.add(folder)
+        return True
+
+    def file(self, unit: Unit, name: str) -> Path:
+        """A large file of a finished unit, after a look at its checksum.
+
+        Raises:
+            LedgerError: it is not as it was written.
+        """
+        path = self.finished(unit) / name
+        if json.loads((path.parent / "DONE").read_text()).get(name) != _fingerprint(path):
+            raise LedgerError(f"{path}: not as it was written; remove its folder and start the sweep again")
+        return path
 
     def begin(self, unit: Unit) -> Path:
-        """The unit's working folder, with what an interrupted try left in it."""
-        partial = self.partial(unit)
-        partial.mkdir(parents=True, exist_ok=True)
-        return partial
+        """The unit's working folder, with what an interrupted try left in it, less what is not whole."""
+        own = self._own(unit)
+        own.parent.mkdir(parents=True, exist_ok=True)
+        if not own.exists() and (left := self._partials(unit)):
+            left[0].replace(own)
+            for file in own.glob("*.unfinished"):  # may still be open in the process that had the folder before
+                file.unlink()
+        own.mkdir(exist_ok=True)
+        for checkpoint in own.glob("*.ckpt"):
+            if not _is_whole(checkpoint):
+                checkpoint.replace(checkpoint.with_suffix(".damaged"))
+        return own
 
     def finish(self, unit: Unit) -> None:
         """Make the working folder's files the unit's result, unless it has one already."""
-        if self.is_done(unit):
-            shutil.rmtree(self.partial(unit), ignore_errors=True)
-            return
-        finished = self.finished(unit)
-        shutil.rmtree(finished, ignore_errors=True)
-        (self.partial(unit) / "failure.json").unlink(missing_ok=True)
-        self.partial(unit).replace(finished)
-        write_atomically(finished / "DONE", json.dumps(sorted(path.name for path in finished.iterdir())) + "\n")
+        if not self.is_done(unit):
+            own, finished = self._own(unit), self.finished(unit)
+            (own / "failure.json").unlink(missing_ok=True)
+            files = {path.name: _fingerprint(path) for path in sorted(own.iterdir())}
+            write_atomically(own / "DONE", json.dumps(files, indent=0) + "\n")
+            shutil.rmtree(finished, ignore_errors=True)
+            own.replace(finished)
+        for left in self._partials(unit):
+            shutil.rmtree(left, ignore_errors=True)
 
     def record_failure(self, unit: Unit, reason: str, *, final: bool) -> None:
         """Leave why a try failed, for the driver; `final` where another try cannot help."""
-        write_atomically(self.partial(unit) / "failure.json", json.dumps({"reason": reason, "final": final}) + "\n")
+        write_atomically(self._own(unit) / "failure.json", json.dumps({"reason": reason, "final": final}) + "\n")
 
     def take_failure(self, unit: Unit) -> tuple[str, bool]:
         """(reason, final) of the last try; a try that could not say died with its process."""
@@ -81,3 +135,30 @@ class Ledger:
     def curve(self, unit: Unit) -> Path:
         """The unit's epochs so far, finished or not."""
         return (self.finished(unit) if self.is_done(unit) else self.partial(unit)) / "curve.csv"
+
+
+def _fingerprint(path: Path) -> list[int | str]:
+    with path.open("rb") as file:
+        return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Torch's files are ZIP archives with a CRC-32 for every tensor, at which torch itself does not look."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return archive.testzip() is None
+    except Exception:  # whatever a damaged directory of the archive makes of itself
+        return False
+
+
+def _damaged(folder: Path) -> str | None:
+    """The first file that is not as DONE says; of large files the size alone."""
+    try:
+        files: dict[str, list[int | str]] = json.loads((folder / "DONE").read_text())
+        for name, written in files.items():
+            path = folder / name
+            if path.stat().st_size != written[0] or (name not in LARGE and _fingerprint(path) != written):
+                return name
+    except (FileNotFoundError, ValueError, AttributeError, LookupError, TypeError):
+        return "DONE"
+    return None

@@ -11,6 +11,7 @@ from datasets.folds import split_digest
 from datasets.patches import PatchStore
 from sweep.contact_sheet import summary
 from sweep.display import Display
+from sweep.journal import mend, seal
 from sweep.ledger import Ledger
 from sweep.predictions import per_patient
 from sweep.prepare import check_networks, prepare_patches, prepare_split, require_patients, write_cohort
@@ -46,6 +47,7 @@ def run_sweep(settings: Settings) -> int:
         split = prepare_split(run, settings, store)
         ledger = Ledger(run.ledger, split_digest(split))
         run.save(settings)
+        mend(run.journal)
         study = open_study(run.journal, run.path.name, settings.own_values())
         rule = settings.evaluation.slices
         search = Search(settings, study, ledger, split["fold"].nunique(), lambda unit: held_out_auc(ledger, unit, rule))
@@ -53,6 +55,7 @@ def run_sweep(settings: Settings) -> int:
             _train(settings, run, store, ledger, search)
         finally:
             write_tables(run, ledger, search.candidates, settings.evaluation)
+            seal(run.journal)
         report = write_report(run.path)
         log.info("report: %s", report)
         return exit_code(search)
@@ -102,6 +105,7 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
             _track_finished(tracker, ledger, candidate, settings)
             if candidate.is_complete or candidate.failures:
                 write_tables(run, ledger, search.candidates, settings.evaluation)
+                seal(run.journal)
 
         def beat() -> None:
             display.draw()

@@ -26,6 +26,8 @@ from sweep.settings import Configuration, Resources, SettingsError
 
 SECONDS_BETWEEN_BEATS = 0.5
 
+log = logging.getLogger("sweep")
+
 
 class Workplace(BaseModel, frozen=True):
     """Where every worker finds the sweep's data and leaves its results; all on storage that workers share."""
@@ -60,8 +62,9 @@ class FoldTrainable(tune.Trainable):
         unit = Unit(self._configuration.digest, self._fold)
         folder = ledger.begin(unit)
         try:
-            store = PatchStore(place.store, place.store_digest)
-            train_fold(self._configuration, self._fold, folder, store=store, split=place.split)
+            if not (folder / "result.json").exists():  # else a try was killed between its last file and DONE
+                store = PatchStore(place.store, place.store_digest)
+                train_fold(self._configuration, self._fold, folder, store=store, split=place.split)
         except TrainingDivergedError as error:
             ledger.record_failure(unit, str(error), final=True)
             raise
@@ -119,6 +122,8 @@ class UnitSearcher(Searcher):
             place, unit = self._workplace(candidate), candidate.unit(fold)
             ledger = Ledger(place.ledger, place.split_digest)
             if ledger.is_done(unit):
+                for damaged in ledger.finished(unit).glob("*.damaged"):
+                    log.warning("%s: a checkpoint that was not whole was not used", damaged)
                 self._search.succeeded(candidate, fold)
             else:
                 reason, final = ledger.take_failure(unit)

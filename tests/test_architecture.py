@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 SWEEP_ORDER = [
     "settings",
     "ledger",
+    "journal",
     "train_fold",
     "patient_metrics",
     "bootstrap",

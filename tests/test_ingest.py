@@ -3,7 +3,9 @@
 import json
 import os
 import pickle
+import platform
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -78,7 +80,8 @@ def test_store_holds_six_channels_in_order(tmp_path: Path) -> None:
     assert store.lesions["patient_id"].tolist() == ["000", "000", "001", "001", "002", "002"]
     assert list(store.excluded) == ["patient_id", "item", "reason", "remedy"]
     assert store.folder == tmp_path / "cache" / "patches" / store.digest
-    assert sorted(path.name for path in store.folder.iterdir()) == ["cohort.csv", "excluded.csv", "patches.npy"]
+    names = ["checksums.json", "cohort.csv", "excluded.csv", "patches.npy"]
+    assert sorted(path.name for path in store.folder.iterdir()) == names
     # Slices 2 and 3 are neighbours, slice 3 lies to the right of 2: what one calls same the other calls next.
     np.testing.assert_array_equal(patches[0, 3], patches[1, 4])
     np.testing.assert_array_equal(patches[0, 4], patches[1, 5])
@@ -433,3 +436,30 @@ def test_the_places_of_images_belong_to_a_stores_name(tmp_path: Path) -> None:
         with workers(1) as executor:
             stores.append(build_store(replace(cohort, slices=slices), RULES, tmp_path / "cache", executor, None))
     assert stores[0].digest != stores[1].digest
+
+
+@pytest.mark.parametrize("name", ["patches.npy", "cohort.csv", "checksums.json"])
+def test_a_store_with_a_flipped_bit_is_noticed_and_built_again(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_cohort(tmp_path)
+    store, _ = run(tmp_path)
+    file = store.folder / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    again, _ = run(tmp_path)
+    assert again == store and file.read_bytes() == whole
+    assert "the patch store is built again" in caplog.text
+
+
+def test_what_a_killed_ingest_had_begun_is_removed(tmp_path: Path) -> None:
+    write_cohort(tmp_path)
+    patches = tmp_path / "cache" / "patches"
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    abandoned = patches / f".building-{platform.node()}-{killed.pid}-abc"
+    living, elsewhere = patches / f".building-{platform.node()}-{os.getpid()}-abc", patches / ".building-other-1-abc"
+    for folder in (abandoned, living, elsewhere):
+        folder.mkdir(parents=True)
+    run(tmp_path)
+    assert not abandoned.exists() and living.exists() and elsewhere.exists()
