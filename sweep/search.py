@@ -93,7 +93,7 @@ class Search:
     @property
     def is_finished(self) -> bool:
         """All configurations are complete or failed, and nothing runs."""
-        busy = any(c.running or any(c.waiting_folds()) for c in self.candidates)
+        busy = any(c.running or list(c.waiting_folds()) for c in self.candidates)
         return not busy and len(self.candidates) >= self._settings.search.configurations
 
     @property

@@ -88,6 +88,16 @@ def test_a_fold_without_an_auc_is_left_out_of_the_mean_that_optuna_hears(tmp_pat
     assert search.is_finished and search.best is search.candidates[0]
 
 
+def test_a_search_with_fold_0_alone_left_is_not_finished(tmp_path: Path) -> None:
+    search = open_search(tmp_path, ["search.configurations=1"])
+    first, *others = [search.next_unit() or pytest.fail("no unit") for _ in range(FOLDS)]
+    for candidate, fold in others:
+        finish(search, tmp_path, candidate, fold)
+    search.failed(*first, "node lost")
+    assert first[1] == 0 and not search.is_finished
+    assert not open_search(tmp_path, ["search.configurations=1"]).is_finished
+
+
 def test_nothing_more_is_handed_out_while_the_last_folds_run(tmp_path: Path) -> None:
     search = open_search(tmp_path, ["search.configurations=1"])
     units = [search.next_unit() for _ in range(FOLDS)]
