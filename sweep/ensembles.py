@@ -15,7 +15,9 @@ from sweep.selection_bias import bbc_cv, draw_patients, percentile_estimate
 
 MOST_MODELS = 24  # 16 million subsets: half a minute
 MOST_CORRECTED = 12  # models whose subsets are all searched in every resample: 4095 subsets, ten seconds
+MOST_GREEDY = 200_000  # models times patients for which the greedy search is repeated in every resample
 ROUNDS = 25  # of the greedy search
+NO_ESTIMATE = Estimate(float("nan"), float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -35,23 +37,25 @@ def compare_ensembles(
 ) -> dict[str, Ensemble]:
     """The best single model, the average of all, the best subset and the greedy choice, in the same resamples.
 
-    The average of all selects nothing, and often truly beats the selected ones: read them beside it.
+    The average of all selects nothing, and often truly beats the selected ones: read them beside it. All subsets of up
+    to MOST_CORRECTED models are searched.
     """
     models, average = range(len(probability)), probability.mean(axis=0, keepdims=True)
     single = bbc_cv(label, probability, fold, resamples, seed)
     everything = bbc_cv(label, average, fold, resamples, seed)
-    return {
+    found = {
         "best model": Ensemble((single.winner,), single.naive, single.corrected),
         "average of all": Ensemble(tuple(models), everything.naive, everything.corrected),
-        "best subset": best_subset(label, probability, fold, resamples, seed),
-        "greedy": greedy_ensemble(label, probability, fold, resamples, seed),
     }
+    if len(probability) <= MOST_CORRECTED:
+        found["best subset"] = best_subset(label, probability, fold, resamples, seed)
+    return found | {"greedy": greedy_ensemble(label, probability, fold, resamples, seed)}
 
 
 def best_subset(label: Array, probability: Array, fold: Array, resamples: int = 1000, seed: int = 0) -> Ensemble:
     """The best of all 2^n - 1 subsets; of equals the first mask. Corrected by BBC-CV up to MOST_CORRECTED models."""
     aucs = subset_aucs(label, probability, fold)
-    corrected = Estimate(float("nan"), float("nan"), float("nan"))
+    corrected = NO_ESTIMATE
     if len(probability) <= MOST_CORRECTED:
         sizes = np.bitwise_count(np.arange(1, len(aucs) + 1))
         averages = _subset_sums(probability)[1:] / sizes[:, None]
@@ -110,16 +114,17 @@ def _aucs_of_fold(bits: Array, malignant: Array) -> Array:
 
 
 def greedy_ensemble(label: Array, probability: Array, fold: Array, resamples: int = 1000, seed: int = 0) -> Ensemble:
-    """Greedy selection with replacement, corrected by repeating it in every resample of the patients."""
+    """Greedy selection with replacement, corrected by repeating it in every resample, up to MOST_GREEDY."""
     models = greedy_models(label, probability, fold)
-    estimates = []
-    for count in draw_patients(label, fold, resamples, seed).T.astype(int):
+    estimates: list[float] = []
+    repeated = resamples if probability.size <= MOST_GREEDY else 0
+    for count in draw_patients(label, fold, repeated, seed).T.astype(int) if repeated else ():
         drawn, left_out = np.repeat(np.arange(len(label)), count), count == 0
         chosen = list(greedy_models(label[drawn], probability[:, drawn], fold[drawn]))
         average = probability[chosen][:, left_out].mean(axis=0, keepdims=True)
-        estimates.append(row_aucs(label[left_out], average, fold[left_out])[0])
+        estimates.append(float(row_aucs(label[left_out], average, fold[left_out])[0]))
     auc = row_aucs(label, probability[list(models)].mean(axis=0, keepdims=True), fold)[0]
-    return Ensemble(models, float(auc), percentile_estimate(np.array(estimates)))
+    return Ensemble(models, float(auc), percentile_estimate(np.array(estimates)) if estimates else NO_ESTIMATE)
 
 
 def greedy_models(label: Array, probability: Array, fold: Array) -> tuple[int, ...]:

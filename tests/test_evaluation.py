@@ -9,7 +9,7 @@ import pytest
 from datasets.tables import read_csv
 from sweep import comparison, predictions
 from sweep.report.evaluation import decision_curve
-from sweep.report.tables import read_run
+from sweep.report.tables import RunFolderError, read_run
 from sweep.selection_bias import bbc_cv
 from tests.run_folders import keep_folds, synthetic_cohort, write_readers_and_features, write_run
 from tests.test_report import SCRIPT, report
@@ -74,13 +74,17 @@ def test_best_against_configuration_0_is_the_paired_test(tmp_path: Path) -> None
 
 def test_thresholds_of_the_folds_make_the_calls(tmp_path: Path) -> None:
     changes = {"evaluation.threshold": "youden"}
-    run = with_thresholds(write_run(tmp_path / "a", (1.5,), changes=changes), {0: 0.2, 1: 0.9})
+    run = with_thresholds(
+        write_run(tmp_path / "a", (1.5,), changes=changes), dict.fromkeys(range(2, 10), 0.5) | {0: 0.2, 1: 0.9}
+    )
     page, summary, patients = report(run)
     thresholds = patients["fold"].map({0: 0.2, 1: 0.9}).fillna(0.5)
     assert (patients["call"] == (patients["probability"] >= thresholds)).all()
     assert summary["best"]["counts"]["TP"] == (patients["call"] & patients["label"]).sum()
     assert summary["best"]["thresholds"] == {"lowest": 0.2, "highest": 0.9}
     assert "0.200 to 0.900" in page.text and "Youden" in page.text
+    with pytest.raises(RunFolderError, match=r"configuration 0: thresholds.csv has none for folds \[2, 9\]"):
+        report(with_thresholds(run, dict.fromkeys((0, 1, 3, 4, 5, 6, 7, 8), 0.2)))
 
 
 def test_nobody_called_malignant_has_no_ppv_and_no_error_analysis(tmp_path: Path) -> None:
@@ -142,6 +146,38 @@ def test_sites_are_compared_where_there_are_several(tmp_path: Path) -> None:
     assert [row["site"] for row in rows] == ["A", "B", "C"] and sum(row["patients"] for row in rows) == 96
     assert summary["sites"]["left_out"] == ["B", "C"] and summary["sites"]["p"] is None
     assert "no test for differences" in page.text
+
+
+def test_patients_without_a_site_are_no_site(tmp_path: Path) -> None:
+    cohort = synthetic_cohort()
+    cohort["site"] = np.where(cohort["patient_id"] < "030", "A", np.where(cohort["patient_id"] < "060", "B", ""))
+    changes = {"folds.by": "site"}
+    page, summary, patients = report(write_run(tmp_path / "a", (1.5,), cohort=cohort, changes=changes))
+    assert [row["site"] for row in summary["sites"]["rows"]] == ["A", "B"]
+    assert summary["sites"]["unnamed"] == 36 and "Without a site and in no row: 36 patients" in page.text
+    named = patients[patients["patient_id"] < "060"]
+    label, score, _ = predictions.arrays(named)
+    expected = comparison.auc_heterogeneity(label, score, np.where(named["patient_id"] < "030", "A", "B"))
+    assert summary["sites"]["q"] == (expected.q if np.isfinite(expected.q) else None)
+    assert "conditional on these sites" in page.text
+    cohort["site"] = cohort["site"].replace("B", "")
+    assert report(write_run(tmp_path / "b", (1.5,), cohort=cohort))[1]["sites"] is None
+
+
+def test_the_wins_are_those_of_the_configuration_on_the_page(tmp_path: Path) -> None:
+    """Configurations 1 and 2 tie but for rounding; BBC-CV's own winner may be either."""
+    run = write_run(tmp_path / "a", (1.2, 1.5, 1.3))
+    rows = pd.read_parquet(run / "predictions.parquet")
+    second = rows[rows["configuration"] == 1]
+    rows = pd.concat([rows[rows["configuration"] != 2], second.assign(configuration=2)])
+    rows.to_parquet(run / "predictions.parquet", index=False)
+    table = pd.read_csv(run / "configurations.csv")
+    figures = ["mean_fold_auc", "sd_fold_auc", "pooled_auc"]
+    table.loc[2, figures] = table.loc[1, figures]
+    table.loc[1, "mean_fold_auc"] -= 1e-13
+    table.to_csv(run / "configurations.csv", index=False)
+    _, summary, _ = report(run)
+    assert summary["best"]["configuration"] == 2 and summary["corrected"]["wins"] == 0  # of equals 1 wins resamples
 
 
 def test_features_that_determine_each_other_are_said(tmp_path: Path) -> None:

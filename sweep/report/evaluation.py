@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from sweep import calibration, comparison, patient_metrics, predictions
-from sweep.ensembles import MOST_CORRECTED, Ensemble, compare_ensembles, greedy_ensemble
+from sweep.ensembles import compare_ensembles
 from sweep.features import compare_features, feature_model
 from sweep.patient_metrics import Array
 from sweep.report.reading import errors, readers_beside_model
@@ -25,7 +25,7 @@ def evaluate(run: RunTables, patients: pd.DataFrame) -> dict[str, Any]:
     label, score, fold = predictions.arrays(patients)
     scores = run.scores.to_numpy(float).T
     return {
-        "corrected": _corrected(label, scores, fold, int(run.evaluation["resamples"])),
+        "corrected": _corrected(label, scores, fold, run),
         "ensembles": _ensembles(label, scores, fold, run),
         "table2": readers_beside_model(run, patients),
         "calibration": _calibration(label, score),
@@ -35,31 +35,27 @@ def evaluate(run: RunTables, patients: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _corrected(label: Array, scores: Array, fold: Array, resamples: int) -> dict[str, Any]:
+def _corrected(label: Array, scores: Array, fold: Array, run: RunTables) -> dict[str, Any]:
     """BBC-CV's estimate, or in `problem` why there is none."""
     if len(scores) == 1:
         problem = "One complete configuration only: nothing was selected, so there is nothing to correct."
         return {"estimate": None, "problem": problem}
+    resamples = int(run.evaluation["resamples"])
     try:
         selected = bbc_cv(label, scores, fold, resamples)
     except ValueError as error:
         return {"estimate": None, "problem": f"No figure corrected for the selection: {error}."}
-    wins = float(selected.wins[selected.winner])
+    wins = float(selected.wins[run.scores.columns.get_loc(run.best)])  # of equals the one that the page is about
     return {"estimate": asdict(selected.corrected), "problem": None, "wins": wins, "resamples": resamples}
 
 
 def _ensembles(label: Array, scores: Array, fold: Array, run: RunTables) -> list[dict[str, Any]]:
-    """A row per kind of ensemble; all subsets are searched only where every resample can repeat the search."""
+    """A row per kind of ensemble."""
     if len(scores) < 2:
         return []
     resamples = min(int(run.evaluation["resamples"]), FEWER_RESAMPLES)
     try:
-        if len(scores) <= MOST_CORRECTED:
-            found = compare_ensembles(label, scores, fold, resamples)
-        else:
-            average = bbc_cv(label, scores.mean(axis=0, keepdims=True), fold, resamples)
-            everyone = Ensemble(tuple(range(len(scores))), average.naive, average.corrected)
-            found = {"average of all": everyone, "greedy": greedy_ensemble(label, scores, fold, resamples)}
+        found = compare_ensembles(label, scores, fold, resamples)
     except ValueError:  # too few patients to resample, as `corrected` says
         return []
     numbers = sorted(int(number) for number in run.complete["configuration"])
@@ -118,14 +114,16 @@ def _features(run: RunTables, patients: pd.DataFrame) -> dict[str, Any] | None:
 
 
 def _sites(run: RunTables, patients: pd.DataFrame) -> dict[str, Any] | None:
-    """The sites' AUCs and Cochran's Q; None with one site."""
-    site = run.cohort.drop_duplicates("patient_id").set_index("patient_id")["site"].replace("", "not named")
-    of_patient = patients["patient_id"].map(site).to_numpy(str)
+    """The sites' AUCs and Cochran's Q; None with one site. Patients without a site are `unnamed`, and no site."""
+    site = run.cohort.drop_duplicates("patient_id").set_index("patient_id")["site"]
+    of_all = patients["patient_id"].map(site).fillna("")
+    named = patients[of_all != ""]
+    of_patient = of_all[named.index].to_numpy(str)
     if len(np.unique(of_patient)) < 2:
         return None
-    label, score, _ = predictions.arrays(patients)
-    test = asdict(comparison.auc_heterogeneity(label, score, of_patient))
-    counts = patients.groupby(of_patient)["label"].agg(["size", "sum"])
+    label, score, _ = predictions.arrays(named)
+    test = asdict(comparison.auc_heterogeneity(label, score, of_patient)) | {"unnamed": len(patients) - len(named)}
+    counts = named.groupby(of_patient)["label"].agg(["size", "sum"])
     rows = [
         {"site": name, "patients": int(counts["size"][name]), "malignant": int(counts["sum"][name]), "auc": auc}
         for name, auc in test.pop("sites").items()

@@ -84,7 +84,14 @@ class RunTables:
         """predictions.per_patient of a complete configuration, with threshold of the fold, outcome and call (0, 1)."""
         patients = out_of_fold.per_patient(self.predictions_of(configuration), self.evaluation["slices"])
         own = self.thresholds[self.thresholds["configuration"] == configuration].set_index("fold")["threshold"]
-        patients["threshold"] = patients["fold"].map(own).astype(float).fillna(THRESHOLD)
+        patients["threshold"] = patients["fold"].map(own).astype(float)
+        if self.evaluation["threshold"] == "fixed":
+            patients["threshold"] = patients["threshold"].fillna(THRESHOLD)
+        if missing := sorted(patients.loc[patients["threshold"].isna(), "fold"].unique().tolist()):
+            raise RunFolderError(
+                f"configuration {configuration}: thresholds.csv has none for folds {missing}, and they were not fixed "
+                "beforehand; start the sweep again to rewrite it"
+            )
         label, score, _ = out_of_fold.arrays(patients)
         patients["outcome"] = outcomes(label, score, patients["threshold"].to_numpy())
         return patients.assign(call=(patients["probability"] >= patients["threshold"]).astype(int))
