@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-from collections import Counter
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ class Ingested:
     files: int
     skipped: dict[str, int]
     """Files left aside, by reason."""
+    series: int
 
 
 def ingest(
@@ -73,14 +73,16 @@ def ingest(
         align = _registered(reading, boxes, executor, progress) if rules.registration == "rigid" else None
         cohort = build_cohort(reading, boxes, undrawn, leakage=rules.leakage, align=align)
         store = build_store(cohort, rules, cache, executor, progress)
+    ingested = Ingested(store, len(files), dict(reading.skipped), len(reading.series))
     if "unreadable file" not in reading.skipped:  # permissions change without a trace in size and time
-        _remember(fingerprint, store, len(files), reading.skipped)
-    return Ingested(store, len(files), dict(reading.skipped))
+        _remember(fingerprint, ingested)
+    return ingested
 
 
 def _fingerprint(root: Path, files: list[Path], annotations: pd.DataFrame, rules: IngestRules) -> str:
     settings = rules.model_dump(mode="json", include=set(IngestRules.model_fields))
-    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, settings, str(root.resolve())]).encode())
+    remembered = list(Ingested.__annotations__)
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, remembered, settings, str(root.resolve())]).encode())
     digest.update(annotations.to_csv().encode())
     regions = [Path(region) for region in annotations["region"].unique() if region]
     for file in [*files, *regions]:
@@ -94,13 +96,14 @@ def _remembered(fingerprint: Path, cache: Path) -> Ingested | None:
         return None
     known = json.loads(fingerprint.read_text())
     store = PatchStore.of(cache, known["digest"])
-    return Ingested(store, known["files"], known["skipped"]) if store.is_whole() else None
+    return Ingested(store, known["files"], known["skipped"], known["series"]) if store.is_whole() else None
 
 
-def _remember(fingerprint: Path, store: PatchStore, files: int, skipped: Counter[str]) -> None:
+def _remember(fingerprint: Path, ingested: Ingested) -> None:
     fingerprint.parent.mkdir(parents=True, exist_ok=True)
     unfinished = fingerprint.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps({"digest": store.digest, "files": files, "skipped": skipped}))
+    counts = {"files": ingested.files, "skipped": ingested.skipped, "series": ingested.series}
+    unfinished.write_text(json.dumps({"digest": ingested.store.digest, **counts}))
     unfinished.replace(fingerprint)
 
 

@@ -64,7 +64,7 @@ def summary(store: PatchStore, skipped: Mapping[str, int], *, files: int) -> Tab
     for label, patients, slices in _counts(store.lesions):
         table.add_row(label, str(patients), str(slices), "")
     table.add_row("excluded", str(store.excluded["patient_id"].nunique()), "", "")
-    for reason, count in _patients_by_reason(store.excluded):
+    for reason, count in patients_by_reason(store.excluded):
         table.add_row(_printable(f"  {reason}"), str(count), "", "")
     return table
 
@@ -75,7 +75,7 @@ def _counts(lesions: pd.DataFrame) -> list[tuple[str, int, int]]:
     return [(label, lesions.loc[rows, "patient_id"].nunique(), int(rows.sum())) for label, rows in named.items()]
 
 
-def _patients_by_reason(excluded: pd.DataFrame) -> list[tuple[str, int]]:
+def patients_by_reason(excluded: pd.DataFrame) -> list[tuple[str, int]]:
     """The most frequent reason first; reasons that differ in details (numbers, UIDs, what follows a colon) are one."""
     alike = excluded.groupby(excluded["reason"].map(lambda reason: DETAILS.sub("…", reason)))
     merged = {rows["reason"].iloc[0] if rows["reason"].nunique() == 1 else str(key): rows for key, rows in alike}
@@ -98,14 +98,18 @@ def _patients(store: PatchStore) -> Iterator[dict[str, Any]]:
         yield {"id": patient, "label": first["label"], "site": first["site"], "noted": noted, "lesions": lesions}
 
 
-def picture(patch: NDArray[np.float16]) -> bytes:
-    """A patch (6, side, side) as an encoded grey image: T1W above T2W, previous, same and next from left to right."""
-    side = min(LARGEST_TILE, patch.shape[-1])
-    channels = (Image.fromarray(channel) for channel in patch.astype(np.float32))
-    tiles = np.array([channel.resize((side, side), Image.Resampling.BOX) for channel in channels])  # (6, side, side)
+def picture(channels: NDArray[np.float16], rows: int = 2, largest: int = LARGEST_TILE, quality: int = 40) -> bytes:
+    """Channels (C, side, side) as one encoded grey image, in `rows` rows from left to right.
+
+    Of a patch: T1W above T2W, previous, same and next. A tile is at most `largest` pixels wide; each channel has its
+    own brightness.
+    """
+    side = min(largest, channels.shape[-1])
+    images = (Image.fromarray(channel) for channel in channels.astype(np.float32))
+    tiles = np.array([image.resize((side, side), Image.Resampling.BOX) for image in images])  # (C, side, side)
     black, white = np.percentile(tiles, WINDOW, axis=(1, 2), keepdims=True)
     levels = np.clip((tiles - black) / np.maximum(white - black, 1e-6), 0, 1) * 255
-    sheet = levels.round().astype(np.uint8).reshape(2, 3, side, side).swapaxes(1, 2).reshape(2 * side, 3 * side)
+    sheet = levels.round().astype(np.uint8).reshape(rows, -1, side, side).swapaxes(1, 2).reshape(rows * side, -1)
     encoded = io.BytesIO()
-    Image.fromarray(sheet).save(encoded, "WEBP", quality=40, method=2)
+    Image.fromarray(sheet).save(encoded, "WEBP", quality=quality, method=2)
     return encoded.getvalue()

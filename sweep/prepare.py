@@ -136,6 +136,8 @@ def write_cohort(run: RunFolder, settings: Settings, ingested: Ingested) -> None
     _require_inputs(run, settings, store)
     write_atomically(run.path / "cohort.csv", to_csv(_lesions(settings, store)))
     write_atomically(run.path / "excluded.csv", to_csv(store.excluded))
+    held = {"files": ingested.files, "skipped": ingested.skipped, "series": ingested.series}
+    write_atomically(run.path / "ingest.json", json.dumps({"patch_store": str(store.folder.resolve()), **held}) + "\n")
     _write_patient_tables(run, settings, set(store.lesions["patient_id"]))
     if not _shows(sheet, ingested):
         context = settings.data.widest_context

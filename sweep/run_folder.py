@@ -80,6 +80,17 @@ class RunFolder:
     def save(self, settings: Settings) -> None:
         write_atomically(self.settings, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
 
+    def saved(self) -> Settings:
+        """The settings of the run.
+
+        Raises:
+            SettingsError: another version of this program wrote them.
+        """
+        try:
+            return Settings.model_validate(yaml.safe_load(self.settings.read_text()))
+        except (ValidationError, yaml.YAMLError) as error:
+            raise SettingsError(f"{self.settings}: not written by this version; write another name=") from error
+
     def require(self, settings: Settings) -> None:
         """Check that a run already here means the same numbers.
 
@@ -88,11 +99,7 @@ class RunFolder:
         """
         if not self.settings.exists():
             return
-        try:
-            before = Settings.model_validate(yaml.safe_load(self.settings.read_text())).decisive()
-        except (ValidationError, yaml.YAMLError) as error:
-            raise SettingsError(f"{self.settings}: not written by this version; write another name=") from error
-        difference = _difference(before, settings.decisive())
+        difference = _difference(self.saved().decisive(), settings.decisive())
         if difference:
             raise SettingsError(
                 f"{self.path}: holds a run with other settings ({difference}); write those, or another name="

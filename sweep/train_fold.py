@@ -114,6 +114,15 @@ def check_network(configuration: Configuration) -> None:
         raise SettingsError(str(error)) from error
 
 
+def finished_classifier(configuration: Configuration, weights: Path) -> FractureClassifier:
+    """The classifier that a finished unit left in its weights.pt, on the CPU and in evaluation mode."""
+    untrained = configuration.model.model_copy(update={"weights": "none"})
+    plain = configuration.training.model_copy(update={"compile": False})
+    classifier = _classifier(configuration.model_copy(update={"model": untrained, "training": plain}), seed=0)
+    classifier.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    return classifier.eval()
+
+
 def unit_seed(configuration: Configuration, fold: int) -> int:
     """The seed of everything random in a unit: a function of (sweep seed, configuration, fold) alone."""
     key = f"{configuration.seed}/{configuration.digest}/{fold}"

@@ -11,6 +11,7 @@ SWEEP_ORDER = [
     "ledger",
     "journal",
     "train_fold",
+    "explain_fold",
     "patient_metrics",
     "bootstrap",
     "slices",
@@ -19,7 +20,7 @@ SWEEP_ORDER = [
 ]
 SWEEP_ORDER += ["comparison", "selection_bias", "ensembles", "readers", "features", "predictions", "search", "compose"]
 SWEEP_ORDER += ["tune_adapter", "run_folder", "contact_sheet", "prepare", "tensorboard_summaries", "tracking"]
-SWEEP_ORDER += ["display", "report", "run", "__main__"]
+SWEEP_ORDER += ["display", "explanations", "report", "run", "__main__"]
 PACKAGES = ("datasets", "lightning_modules", "sweep")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 

@@ -32,7 +32,7 @@ def test_the_split_is_made_once_and_then_read(tmp_path: Path) -> None:
     first = prepare_split(run, settings(), store)
     first.assign(fold=2 - first["fold"]).to_csv(run.split, index=False)
     assert (prepare_split(run, settings(), store)["fold"] == 2 - first["fold"]).all()
-    write_cohort(run, settings(), Ingested(store, 10, {"not DICOM": 2}))
+    write_cohort(run, settings(), Ingested(store, 10, {"not DICOM": 2}, 4))
     assert len(pd.read_csv(tmp_path / "cohort.csv")) == len(store.lesions)
 
 
@@ -59,7 +59,7 @@ def test_shuffled_labels_are_in_split_and_cohort_alike(tmp_path: Path) -> None:
     store, run = write_store(tmp_path / "store"), RunFolder(tmp_path)
     shuffled = settings("data.shuffle_labels=true")
     split = prepare_split(run, shuffled, store).set_index("patient_id")["label"]
-    write_cohort(run, shuffled, Ingested(store, 10, {}))
+    write_cohort(run, shuffled, Ingested(store, 10, {}, 4))
     cohort = pd.read_csv(tmp_path / "cohort.csv").drop_duplicates("patient_id").set_index("patient_id")["label"]
     assert (split == cohort[split.index]).all()
     own = store.lesions.drop_duplicates("patient_id").set_index("patient_id")["label"]
@@ -87,12 +87,12 @@ def test_weights_that_do_not_fit_a_searched_network_are_found_beforehand(tmp_pat
 
 def test_a_refused_run_keeps_the_cohort_it_began_with(tmp_path: Path) -> None:
     store, run = write_store(tmp_path / "store"), RunFolder(tmp_path)
-    write_cohort(run, settings(), Ingested(store, 10, {}))
+    write_cohort(run, settings(), Ingested(store, 10, {}, 4))
     prepare_split(run, settings(), store)
     before = (tmp_path / "cohort.csv").read_bytes()
     other = write_store(tmp_path / "other", patients=30)
     with pytest.raises(SettingsError, match="changed since this run began"):
-        write_cohort(run, settings(), Ingested(PatchStore(other.folder, "other"), 10, {}))
+        write_cohort(run, settings(), Ingested(PatchStore(other.folder, "other"), 10, {}, 4))
     assert (tmp_path / "cohort.csv").read_bytes() == before
 
 
@@ -182,7 +182,7 @@ def test_readers_are_read_as_annotations_are(tmp_path: Path, caplog: pytest.LogC
     lesions.to_csv(store.folder / "cohort.csv", index=False)
     rows = ["patient_id;reader;score;note", " patient 01 ;=A;0.75;secret", "Mu\u0308ller;=A;0.25", "somebody;=A;1;"]
     with caplog.at_level("INFO", logger="sweep"):
-        write_cohort(run, own_readers(tmp_path, "\n".join(rows)), Ingested(PatchStore(store.folder, "x"), 1, {}))
+        write_cohort(run, own_readers(tmp_path, "\n".join(rows)), Ingested(PatchStore(store.folder, "x"), 1, {}, 4))
     table = read_readers(tmp_path / "readers.csv")
     assert table.to_numpy().tolist() == [["patient 01", "=A", 1, 0.75], ["M\u00fcller", "=A", 0, 0.25]]
     assert "secret" not in (tmp_path / "readers.csv").read_text()
@@ -193,9 +193,9 @@ def test_readers_are_read_as_annotations_are(tmp_path: Path, caplog: pytest.LogC
 def test_readers_that_are_no_longer_given_leave_the_run_folder(tmp_path: Path) -> None:
     store, run = write_store(tmp_path / "store"), RunFolder(tmp_path)
     given = own_readers(tmp_path, "patient_id,reader,call\npatient 01,A,1\n")
-    write_cohort(run, given, Ingested(store, 1, {}))
+    write_cohort(run, given, Ingested(store, 1, {}, 4))
     assert (tmp_path / "readers.csv").exists() and not (tmp_path / "features.csv").exists()
-    write_cohort(run, settings(f"cache={tmp_path}/cache"), Ingested(store, 1, {}))
+    write_cohort(run, settings(f"cache={tmp_path}/cache"), Ingested(store, 1, {}, 4))
     assert not (tmp_path / "readers.csv").exists()
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 
 from datasets.tables import to_csv
 from sweep.ledger import write_atomically
+from sweep.report.galleries import explain_best
 from sweep.report.page import render
 from sweep.report.summary import csv_tables, patient_table, summarise, to_json
 from sweep.report.tables import read_run
@@ -17,17 +18,19 @@ def write_report(run: Path) -> Path:
     Beside them, tables of the summary as CSV: table1 and table2 (of the study), readers_with_model, errors, roc_band,
     calibration and decision_curve, each where the run has it.
     Reads settings.yaml, cohort.csv, excluded.csv, split.csv, configurations.csv, predictions.parquet and, where there,
-    thresholds.csv, readers.csv and features.csv. The same tables give the same bytes of all but the page.
+    thresholds.csv, readers.csv and features.csv; patches and weights once, what is made of them is kept in
+    explanations/. The same tables give the same bytes of all but the page.
     Raises RunFolderError where a table is missing or two of them disagree, PredictionsError where a complete
     configuration has incomplete predictions, ValueError where readers.csv or features.csv cannot be read.
     """
     tables = read_run(run)
     patients = patient_table(tables)
+    explained = explain_best(tables, patients)
     summary = summarise(tables, patients)
     write_atomically(run / "patients.csv", to_csv(patients))
     write_atomically(run / "summary.json", to_json(summary))
     for name, rows in csv_tables(summary).items():
         write_atomically(run / f"{name}.csv", to_csv(pd.json_normalize(rows)))
     page = run / "report.html"
-    write_atomically(page, render(summary, patients, tables))
+    write_atomically(page, render(summary, patients, tables, explained))
     return page

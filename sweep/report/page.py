@@ -14,7 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from sweep.explanations import Explanations
 from sweep.report import plots, search_plots
+from sweep.report.galleries import MOST, galleries
 from sweep.report.reading import BAND
 from sweep.report.searching import ENOUGH_TO_RANK
 from sweep.report.tables import RunTables
@@ -28,7 +30,7 @@ MINUS = "\N{MINUS SIGN}"
 UNDEFINED = Markup('<span class="undefined" title="not defined">&ndash;</span>')
 
 
-def render(summary: dict[str, Any], patients: pd.DataFrame, run: RunTables) -> str:
+def render(summary: dict[str, Any], patients: pd.DataFrame, run: RunTables, explained: Explanations) -> str:
     """The page. Every figure of the summary stands in a <data> element that names its place and full value."""
     drawn = _plots(summary, patients, run)
     return render_template(
@@ -37,6 +39,9 @@ def render(summary: dict[str, Any], patients: pd.DataFrame, run: RunTables) -> s
         ranked=_ranked(summary["configurations"]),
         plots=drawn,
         plots_of=lambda kind: [name for name in drawn if name.startswith(kind)],
+        galleries=galleries(run, patients, explained),
+        explanation_problem=explained.problem,
+        most_shown=MOST,
         excluded=run.excluded.to_dict("records"),
         searched=run.searched,
         settings=list(shown_settings(run.settings)),

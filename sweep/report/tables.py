@@ -14,6 +14,7 @@ from sweep.features import read_features
 from sweep.patient_metrics import THRESHOLD, outcomes
 from sweep.readers import read_readers
 from sweep.run_folder import OWN_COLUMNS
+from sweep.settings import flatten
 
 _TEXT = ["patient_id", "site", "sop_instance_uid", "t1_series_uid", "t2_series_uid", "note", "item", "reason", "remedy"]
 _TEXT += ["digest", "state", "failure"]
@@ -27,7 +28,7 @@ class RunFolderError(ValueError):
 class RunTables:
     """What a run has left behind; data contracts in the README of the project."""
 
-    name: str
+    folder: Path
     settings: dict[str, Any]
     cohort: pd.DataFrame
     excluded: pd.DataFrame
@@ -40,10 +41,19 @@ class RunTables:
     features: pd.DataFrame | None
 
     @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
     def evaluation(self) -> dict[str, Any]:
         """The settings of that name; those of a run that is older than they are."""
         older: dict[str, Any] = {"slices": "max", "threshold": "fixed", "sensitivity": 0.95, "resamples": 1000}
         return older | dict(self.settings.get("evaluation", {}))
+
+    def setting_of_best(self, name: str) -> Any:
+        """Value of a setting, by dotted name, in the best configuration."""
+        best = self.configurations.set_index("configuration").loc[self.best]
+        return best[name] if name in self.searched else flatten(self.settings)[name]
 
     @property
     def searched(self) -> list[str]:
@@ -100,7 +110,7 @@ class RunTables:
 def read_run(run: Path) -> RunTables:
     """Read a run folder's tables. Raises RunFolderError naming a table that is missing."""
     return RunTables(
-        name=run.resolve().name,
+        folder=run.resolve(),
         settings=yaml.safe_load(_existing(run / "settings.yaml").read_text()),
         **{name: _read_csv(run / f"{name}.csv") for name in ("cohort", "excluded", "split", "configurations")},
         predictions=_read_predictions(run / "predictions.parquet"),
