@@ -92,6 +92,7 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
     from sweep.tune_adapter import Workplace, run_units
 
     workplace = Workplace(
+        directory=Path.cwd(),
         ledger=run.ledger.resolve(),
         split=run.split.resolve(),
         split_digest=ledger.split_digest,
@@ -113,7 +114,7 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
                 for fold in candidate.running:
                     tracker.follow(candidate.number, fold, ledger.curve(candidate.unit(fold)))
 
-        run_units(search, lambda _: workplace, settings.resources, on_event=on_event, beat=beat)
+        run_units(search, lambda _: workplace, settings.resources, settings.cluster, on_event=on_event, beat=beat)
 
 
 def _track_finished(tracker: Tracker, ledger: Ledger, candidate: Candidate, settings: Settings) -> None:

@@ -161,6 +161,11 @@ class Resources(Section):
         return gpus
 
 
+class Cluster(Section):
+    address: Literal["auto"] | None
+    folds_at_once: int | None = Field(ge=1)
+
+
 SEARCHABLE: Mapping[str, type[Section]] = {
     "model": Model,
     "input": Input,
@@ -207,6 +212,7 @@ class Settings(Section):
     search: Search
     evaluation: Evaluation
     resources: Resources
+    cluster: Cluster
 
     def configuration(self, values: Mapping[str, Value]) -> Configuration:
         """The configuration in which the searched settings `values` (dotted names) replace the settings' own."""
@@ -232,7 +238,7 @@ class Settings(Section):
         how it is evaluated. `evaluation.slices` decides: the search maximises the AUC of patients.
         """
         idle = ["name", "output", "cache", "search.configurations", "resources.gpus_per_fold", "resources.tries"]
-        idle += ["data.max_excluded", "data.pseudonym_key"]
+        idle += ["data.max_excluded", "data.pseudonym_key", *(f"cluster.{name}" for name in Cluster.model_fields)]
         idle += [f"evaluation.{name}" for name in Evaluation.model_fields if name != "slices"]
         return {name: value for name, value in flatten(self.model_dump(mode="json")).items() if name not in idle}
 

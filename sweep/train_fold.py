@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import socket
 import time
 import warnings
 from collections.abc import Sequence
@@ -97,7 +99,13 @@ def _write_results(task: Task, data: FoldData, checkpoint: EpochCheckpoint, stor
     _write_predictions(folder / "inner_predictions.parquet", probability[data.inner_rows], store, table)
     torch.save({name: value.cpu() for name, value in checkpoint.fold.weights().items()}, folder / "weights.pt")
     seconds = time.monotonic() - started
-    result = {"best_epoch": checkpoint.best_epoch, "epochs": len(checkpoint.curve), "seconds": seconds}
+    result = {
+        "best_epoch": checkpoint.best_epoch,
+        "epochs": len(checkpoint.curve),
+        "seconds": seconds,
+        "host": socket.gethostname(),
+        "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+    }
     write_atomically(folder / "result.json", json.dumps(result) + "\n")
     (folder / "last.ckpt").unlink(missing_ok=True)
 

@@ -22,9 +22,13 @@ from ray.tune.search import Searcher
 
 from sweep.ledger import Ledger, Unit
 from sweep.search import Candidate, Search
-from sweep.settings import Configuration, Resources, SettingsError
+from sweep.settings import Cluster, Configuration, Resources, SettingsError
 
 SECONDS_BETWEEN_BEATS = 0.5
+WORKER_ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a unit without a GPU sees none
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # the working directory is the sweep's
+}
 
 log = logging.getLogger("sweep")
 
@@ -32,6 +36,8 @@ log = logging.getLogger("sweep")
 class Workplace(BaseModel, frozen=True):
     """Where every worker finds the sweep's data and leaves its results; all on storage that workers share."""
 
+    directory: Path
+    """Where the sweep was started: relative paths of the settings mean the same in workers."""
     ledger: Path
     split: Path
     split_digest: str
@@ -46,6 +52,7 @@ class FoldTrainable(tune.Trainable):
         self._configuration = Configuration.model_validate(config["configuration"])
         self._fold: int = config["fold"]
         self._workplace = Workplace.model_validate(config["workplace"])
+        os.chdir(self._workplace.directory)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
@@ -165,6 +172,7 @@ def run_units(
     search: Search,
     workplace: Callable[[Candidate], Workplace],
     resources: Resources,
+    cluster: Cluster,
     *,
     on_event: Callable[[Candidate, int], None],
     beat: Callable[[], None],
@@ -177,14 +185,18 @@ def run_units(
         search: hands out the units and takes their outcomes.
         workplace: of a candidate: folders that every worker sees, with the split that the candidate is trained on.
         resources: CPUs and GPUs of a unit; several units share a GPU where its share is below one.
+        cluster: the Ray to join, if any, and how many units it takes at once.
         on_event: called with the candidate and fold after each outcome.
         beat: called every SECONDS_BETWEEN_BEATS, to show progress.
+
+    Raises:
+        SettingsError: there is no such Ray, or a unit does not fit it.
     """
     _quiet()
     searcher = UnitSearcher(search, workplace, on_event)
-    with _ray() as scratch, _stop_requested() as stop, suppress(KeyboardInterrupt):
+    with _ray(cluster) as scratch, _stop_requested() as stop, suppress(KeyboardInterrupt):
         available = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        needed, slots = fold_resources(resources, available)
+        needed, slots = fold_resources(resources, available, cluster.folds_at_once)
         tune.Tuner(
             tune.with_resources(FoldTrainable, needed),
             tune_config=TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=slots, reuse_actors=True),
@@ -195,17 +207,31 @@ def run_units(
 
 
 @contextmanager
-def _ray() -> Iterator[str]:
-    """A local Ray, and a folder for what Tune keeps.
+def _ray(cluster: Cluster) -> Iterator[str]:
+    """The Ray to join, else a local one, and a folder for what Tune keeps.
 
     Tune's threads may still write into the folder after fit() has ended by an interruption, so it goes after Ray does.
     """
     with tempfile.TemporaryDirectory(prefix="sweep-tune-", ignore_cleanup_errors=True) as scratch:
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         try:
+            _init(cluster)
             yield scratch
         finally:
             ray.shutdown()
+
+
+def _init(cluster: Cluster) -> None:
+    quietly: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if cluster.address is None:
+        ray.init(address="local", include_dashboard=False, **quietly)
+        return
+    try:  # nodes that others started do not have this process's environment
+        ray.init(address=cluster.address, runtime_env={"env_vars": WORKER_ENVIRONMENT}, **quietly)
+    except ConnectionError as error:
+        raise SettingsError(
+            f"cluster.address={cluster.address}: no Ray runs on this machine; "
+            "start one (`ray up`, `ray start --head`), or write null"
+        ) from error
 
 
 @contextmanager
@@ -234,18 +260,28 @@ def _quiet() -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a banner even at verbose=0
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune's own waits for the units; see _stop_requested
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a unit without a GPU sees none
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths of the settings mean the same in workers
+    os.environ.update(WORKER_ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
-def fold_resources(resources: Resources, available: Mapping[str, float]) -> tuple[dict[str, float], int]:
+def fold_resources(
+    resources: Resources, available: Mapping[str, float], at_once: int | None = None
+) -> tuple[dict[str, float], int]:
     """What a fold takes, and how many folds fit at once into what is available ("CPU", "GPU").
 
+    Nodes may still have to be started for `at_once` folds, so that what is available does not bound them.
+
     Raises:
-        SettingsError: not even one fits.
+        SettingsError: not even one fits, or a GPU that is not there yet is to be counted on.
     """
     gpus = resources.gpus_per_fold
+    if at_once is not None:
+        if gpus is None:
+            raise SettingsError(
+                f"cluster.folds_at_once={at_once}: nodes that come later may have GPUs; "
+                "write resources.gpus_per_fold=1, a share of one, or 0"
+            )
+        return {"cpu": float(resources.cpus_per_fold), "gpu": gpus}, at_once
     needed = {
         "cpu": float(resources.cpus_per_fold),
         "gpu": min(available.get("GPU", 0.0), 1.0) if gpus is None else gpus,

@@ -42,13 +42,21 @@ class Sweep:
 
     def run(self) -> None:
         workplace = Workplace(
+            directory=Path.cwd(),
             ledger=self.ledger.folder,
             split=self.split,
             split_digest=self.ledger.split_digest,
             store=self.store.folder,
             store_digest=self.store.digest,
         )
-        run_units(self.search, lambda _: workplace, self.settings.resources, on_event=self.note, beat=lambda: None)
+        run_units(
+            self.search,
+            lambda _: workplace,
+            self.settings.resources,
+            self.settings.cluster,
+            on_event=self.note,
+            beat=lambda: None,
+        )
 
     def note(self, candidate: Candidate, fold: int) -> None:
         self.events.append((candidate.number, fold))
@@ -184,3 +192,10 @@ def test_a_broken_search_ends_the_sweep_with_its_own_error(tmp_path: Path) -> No
     sweep.note = broken  # type: ignore[method-assign]
     with pytest.raises(OSError, match="disk full"):
         sweep.run()
+
+
+def test_folds_at_once_count_on_nodes_that_are_not_there_yet() -> None:
+    resources = load_settings(["resources.gpus_per_fold=0.25"]).resources
+    assert fold_resources(resources, {"CPU": 0.0}, at_once=32) == ({"cpu": 1.0, "gpu": 0.25}, 32)
+    with pytest.raises(SettingsError, match=r"resources\.gpus_per_fold=1"):
+        fold_resources(load_settings([]).resources, {"CPU": 4.0}, at_once=32)

@@ -1,0 +1,161 @@
+"""`ray up`, a sweep on its hosts, `ray down`: the predictions of one host, and nobody joins without the token."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from tests.cluster.hosts import CHECKOUT, Hosts, hosts
+from tests.test_main import TINY, sweep
+
+BIN = Path(sys.prefix, "bin")
+RAY = f"PYTHONPATH={CHECKOUT} RAY_AUTH_MODE=token {BIN}/ray"
+HEAD, WORKERS, OUTSIDER = 1, (2, 3), 4
+GPUS_PER_WORKER, FOLDS_PER_GPU = 2, 2
+ALIVE = """
+import json, ray
+ray.init("auto", log_to_driver=False)
+print(json.dumps([node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]))
+"""
+
+
+def cluster_file(group: Hosts) -> Path:
+    """A cluster with logical GPUs on the workers and none on the head."""
+    token = group.private / "token"
+    token.write_text(os.urandom(32).hex())
+    head, *workers = (group.address(host) for host in (HEAD, *WORKERS))
+    config = {
+        "cluster_name": f"test-{group.network}",
+        "provider": {"type": "local", "head_ip": head, "worker_ips": workers},
+        "auth": {"ssh_user": "root", "ssh_private_key": str(group.key)},
+        "min_workers": len(workers),
+        "max_workers": len(workers),
+        "file_mounts": {"/root/.ray/auth_token": str(token)},
+        "head_start_ray_commands": [
+            f"{RAY} start --head --port=6379 --node-ip-address={head} --num-cpus=4 --num-gpus=0 "
+            "--include-dashboard=false --autoscaling-config=~/ray_bootstrap_config.yaml",
+        ],
+        "worker_start_ray_commands": [
+            f"{RAY} start --address=$RAY_HEAD_IP:6379 --num-cpus=3 --num-gpus={GPUS_PER_WORKER}"
+        ],
+    }
+    file = group.private / "cluster.yaml"
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+def ray(*arguments: str) -> str:
+    """A `ray` command as from the user's own machine."""
+    # Autoscaler v2 counts the head of a local provider among the workers and would leave one host out.
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_UP_enable_autoscaler_v2": "0"}
+    command = [BIN / "ray", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=600)
+    assert done.returncode == 0, f"ray {arguments}: {done.stdout[-5000:]}{done.stderr[-5000:]}"
+    return done.stdout
+
+
+def alive(group: Hosts) -> set[str]:
+    """Addresses of the cluster's nodes, as the head knows them."""
+    out = group.run(HEAD, f"RAY_AUTH_MODE=token {BIN}/python -c '{ALIVE}'").stdout
+    return set(json.loads(out.splitlines()[-1]))
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    with hosts(4, tmp_path_factory.mktemp("hosts")) as group:
+        yield group
+
+
+@pytest.fixture(scope="module")
+def cluster(group: Hosts) -> Iterator[Path]:
+    """The file of a cluster that is up with all its nodes."""
+    file = cluster_file(group)
+    everyone = {group.address(host) for host in (HEAD, *WORKERS)}
+    try:
+        ray("up", "-y", "--no-config-cache", str(file))
+        assert any(alive(group) == everyone for _ in range(60)), f"only {alive(group)} joined"
+        yield file
+        ray("down", "-y", str(file))
+        assert group.run(HEAD, "pgrep raylet", check=False).stdout == "", "`ray down` left the head running"
+    finally:
+        for state in Path("/tmp/ray").glob(f"cluster-test-{group.network}.*"):
+            state.unlink()
+
+
+@pytest.fixture(scope="module")
+def runs(cluster: Path, group: Hosts) -> Path:
+    """The folder of the same sweep twice: `alone` on this machine, `together` started through the cluster's head."""
+    alone = sweep(group.shared, "name=alone", *TINY)
+    assert alone.returncode == 0, alone.stderr
+    ray("exec", str(cluster), joining_sweep(group, "name=together", f"resources.gpus_per_fold={1 / FOLDS_PER_GPU}"))
+    return group.shared / "runs"
+
+
+def joining_sweep(group: Hosts, *settings: str) -> str:
+    python = f"PYTHONPATH={CHECKOUT} RAY_AUTH_MODE=token {BIN}/python"
+    return f"cd {group.shared} && {python} -m sweep cluster.address=auto {' '.join([*TINY, *settings])}"
+
+
+def files(run: Path, name: str) -> dict[str, bytes]:
+    """A file of every finished fold, by configuration and fold."""
+    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.glob(f"ledger/*/*/fold-?/{name}"))}
+
+
+@pytest.mark.parametrize("name", ["predictions.parquet", "inner_predictions.parquet", "curve.csv", "weights.pt"])
+def test_every_fold_has_the_bytes_it_has_on_one_host(runs: Path, name: str) -> None:
+    alone = files(runs / "alone", name)
+    assert len(alone) == 6 and files(runs / "together", name) == alone
+
+
+class Placed(NamedTuple):
+    """Where and when a fold was trained."""
+
+    host: str
+    gpus: str
+    begin: float
+    end: float
+
+
+@pytest.fixture(scope="module")
+def placed(runs: Path) -> list[Placed]:
+    folds = []
+    for path in (runs / "together").glob("ledger/*/*/fold-?/result.json"):
+        result, end = json.loads(path.read_text()), path.stat().st_mtime
+        folds.append(Placed(result["host"], result["gpus"], end - result["seconds"], end))
+    return sorted(folds)
+
+
+def test_a_fold_sees_its_own_gpu_alone(placed: Sequence[Placed], group: Hosts) -> None:
+    assert {fold.host for fold in placed} == {f"ray{group.network}-{host}" for host in WORKERS}
+    assert {fold.gpus for fold in placed} == {str(gpu) for gpu in range(GPUS_PER_WORKER)}
+
+
+def test_as_many_folds_share_a_gpu_as_their_shares_say(placed: Sequence[Placed]) -> None:
+    at_once = [
+        max(sum(fold.begin <= other.begin < fold.end for fold in folds) for other in folds)
+        for folds in (list(folds) for _, folds in groupby(placed, key=lambda fold: (fold.host, fold.gpus)))
+    ]
+    assert max(at_once) == FOLDS_PER_GPU
+
+
+@pytest.mark.parametrize("identity", ["RAY_AUTH_MODE=disabled", f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN={'0' * 64}"])
+@pytest.mark.usefixtures("cluster")
+def test_a_host_without_the_token_is_refused(group: Hosts, identity: str) -> None:
+    join = f"{identity} {BIN}/ray start --address={group.address(HEAD)}:6379 --num-cpus=1"
+    joined = group.run(OUTSIDER, join, check=False)
+    assert joined.returncode != 0, joined.stdout
+    assert group.address(OUTSIDER) not in alive(group)
+    assert "token" in (joined.stdout + joined.stderr).lower()
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_sweep_that_finds_no_cluster_says_so(group: Hosts) -> None:
+    refused = group.run(OUTSIDER, joining_sweep(group, "name=nowhere"), check=False)
+    assert refused.returncode == 2 and "cluster.address=auto: no Ray runs on this machine" in refused.stderr
