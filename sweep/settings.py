@@ -151,6 +151,7 @@ class Evaluation(Section):
 class Resources(Section):
     cpus_per_fold: int = Field(ge=1)
     gpus_per_fold: float | None = Field(ge=0)
+    folds_per_pack: int | None = Field(ge=1, le=64)
     tries: int = Field(ge=1)
 
     @field_validator("gpus_per_fold")
@@ -239,6 +240,7 @@ class Settings(Section):
         """
         idle = ["name", "output", "cache", "search.configurations", "resources.gpus_per_fold", "resources.tries"]
         idle += ["data.max_excluded", "data.pseudonym_key", *(f"cluster.{name}" for name in Cluster.model_fields)]
+        idle += ["resources.folds_per_pack"]
         idle += [f"evaluation.{name}" for name in Evaluation.model_fields if name != "slices"]
         return {name: value for name, value in flatten(self.model_dump(mode="json")).items() if name not in idle}
 

@@ -69,6 +69,8 @@ def train_pack(tasks: Sequence[Task], store: PatchStore) -> list[TrainingDiverge
         For every task why its training diverged, or None: its files are written.
     """
     started = time.monotonic()
+    # More folds than CUDA has connections by default would wait for each other; it is read when CUDA starts.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
     torch.set_num_threads(tasks[0].configuration.cpus_per_fold)
     patches = _resident_patches(store)
     data = [_fold_data(task, store) for task in tasks]

@@ -1,4 +1,4 @@
-"""Ray Tune over search.py and train_fold.py: a thin Searcher, Trainable and Callback. One trial trains one unit."""
+"""Ray Tune over search.py and train_fold.py: a thin Searcher, Trainable and Callback. A trial is a pack of units."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ WORKER_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a unit without a GPU sees none
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # the working directory is the sweep's
 }
+FOLDS_SIDE_BY_SIDE = 10  # the study's: one configuration on one GPU
 
 log = logging.getLogger("sweep")
 
@@ -45,14 +47,28 @@ class Workplace(BaseModel, frozen=True):
     store_digest: str
 
 
+class PackedUnit(BaseModel, frozen=True):
+    """What a worker is told of a unit."""
+
+    configuration: Configuration
+    fold: int
+    workplace: Workplace
+
+    @property
+    def unit(self) -> Unit:
+        return Unit(self.configuration.digest, self.fold)
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.workplace.ledger, self.workplace.split_digest)
+
+
 class FoldTrainable(tune.Trainable):
-    """A warm worker process: every trial that reuses it trains one unit, start to end, in a single step."""
+    """A warm worker process: every trial that reuses it trains a pack of units, start to end, in a single step."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._configuration = Configuration.model_validate(config["configuration"])
-        self._fold: int = config["fold"]
-        self._workplace = Workplace.model_validate(config["workplace"])
-        os.chdir(self._workplace.directory)
+        self._pack = [PackedUnit.model_validate(one) for one in config["pack"]]
+        os.chdir(self._pack[0].workplace.directory)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
@@ -61,26 +77,31 @@ class FoldTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         # Imported by the worker alone: the driver never pays for torch.
         from datasets.patches import PatchStore
-        from lightning_modules.checkpoint import TrainingDivergedError
-        from sweep.train_fold import train_fold
+        from sweep.train_fold import Task, train_pack
 
-        place = self._workplace
-        ledger = Ledger(place.ledger, place.split_digest)
-        unit = Unit(self._configuration.digest, self._fold)
-        folder = ledger.begin(unit)
+        begun = [(one, one.ledger.begin(one.unit)) for one in self._pack]
+        # What has its last file was killed before its DONE.
+        tasks = {
+            one: Task(one.configuration, one.fold, folder, one.workplace.split)
+            for one, folder in begun
+            if not (folder / "result.json").exists()
+        }
         try:
-            if not (folder / "result.json").exists():  # else a try was killed between its last file and DONE
-                store = PatchStore(place.store, place.store_digest)
-                train_fold(self._configuration, self._fold, folder, store=store, split=place.split)
-        except TrainingDivergedError as error:
-            ledger.record_failure(unit, str(error), final=True)
-            raise
+            place = self._pack[0].workplace
+            diverged = train_pack([*tasks.values()], PatchStore(place.store, place.store_digest)) if tasks else []
         except Exception as error:
-            # Other errors may quote paths, which may hold names: the traceback stays in the unit's folder.
-            (folder / "error.txt").write_text(traceback.format_exc())
-            ledger.record_failure(unit, f"{type(error).__name__}, see error.txt in the unit's folder", final=False)
+            # Other errors may quote paths, which may hold names: the traceback stays in the units' folders.
+            for one, folder in begun:
+                (folder / "error.txt").write_text(traceback.format_exc())
+                reason = f"{type(error).__name__}, see error.txt in the unit's folder"
+                one.ledger.record_failure(one.unit, reason, final=False)
             raise  # ends the process: nothing of a broken one, a CUDA context say, reaches the next unit
-        ledger.finish(unit)
+        failed = dict(zip(tasks, diverged, strict=True))
+        for one in self._pack:
+            if why := failed.get(one):
+                one.ledger.record_failure(one.unit, str(why), final=True)
+            else:
+                one.ledger.finish(one.unit)
         return {"done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -101,43 +122,54 @@ class UnitSearcher(Searcher):
     ) -> None:
         super().__init__()
         self._search, self._workplace, self._on_event = search, workplace, on_event
-        self._units: dict[str, tuple[Candidate, int]] = {}
+        self._packs: dict[str, list[tuple[Candidate, int]]] = {}
+        self.pack_size: Callable[[Configuration], int] = lambda _: 1
         self.error: Exception | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Ray's own FINISHED is a str
         try:
             if self.error or self._search.is_finished:
                 return Searcher.FINISHED
-            unit = self._search.next_unit()
+            pack = self._next_pack()
         except Exception as error:
             self.error = error
             return Searcher.FINISHED
-        if unit is None:
+        if not pack:
             return None
-        self._units[trial_id] = unit
-        candidate, fold = unit
-        return {
-            "configuration": candidate.configuration.model_dump(mode="json"),
-            "fold": fold,
-            "workplace": self._workplace(candidate).model_dump(mode="json"),
-        }
+        self._packs[trial_id] = pack
+        return {"pack": [self._packed(*unit).model_dump(mode="json") for unit in pack]}
+
+    def _next_pack(self) -> list[tuple[Candidate, int]]:
+        """Units for one worker; one that failed before goes alone, so that it takes no others with it again."""
+        pack: list[tuple[Candidate, int]] = []
+        size = 1
+        while len(pack) < size and (unit := self._search.next_unit()):
+            pack.append(unit)
+            candidate, fold = pack[0]
+            size = 1 if candidate.tries.get(fold) else self.pack_size(candidate.configuration)
+        return pack
+
+    def _packed(self, candidate: Candidate, fold: int) -> PackedUnit:
+        return PackedUnit(configuration=candidate.configuration, fold=fold, workplace=self._workplace(candidate))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Whatever Tune says of the trial, the ledger says whether the unit is done."""
-        candidate, fold = self._units.pop(trial_id)
-        try:
-            place, unit = self._workplace(candidate), candidate.unit(fold)
-            ledger = Ledger(place.ledger, place.split_digest)
-            if ledger.is_done(unit):
-                for damaged in ledger.finished(unit).glob("*.damaged"):
-                    log.warning("%s: a checkpoint that was not whole was not used", damaged)
-                self._search.succeeded(candidate, fold)
-            else:
-                reason, final = ledger.take_failure(unit)
-                self._search.failed(candidate, fold, reason, final=final)
-            self._on_event(candidate, fold)
-        except Exception as problem:
-            self.error = self.error or problem
+        """Whatever Tune says of the trial, the ledger says which of its units are done."""
+        for candidate, fold in self._packs.pop(trial_id):
+            try:
+                self._take_outcome(candidate, fold)
+            except Exception as problem:
+                self.error = self.error or problem
+
+    def _take_outcome(self, candidate: Candidate, fold: int) -> None:
+        packed = self._packed(candidate, fold)
+        if packed.ledger.is_done(packed.unit):
+            for damaged in packed.ledger.finished(packed.unit).glob("*.damaged"):
+                log.warning("%s: a checkpoint that was not whole was not used", damaged)
+            self._search.succeeded(candidate, fold)
+        else:
+            reason, final = packed.ledger.take_failure(packed.unit)
+            self._search.failed(candidate, fold, reason, final=final)
+        self._on_event(candidate, fold)
 
     # What is done stands in the ledger and Optuna's journal: Tune's snapshots of the searcher hold nothing.
     def save(self, checkpoint_path: str) -> None:
@@ -197,6 +229,7 @@ def run_units(
     with _ray(cluster) as scratch, _stop_requested() as stop, suppress(KeyboardInterrupt):
         available = ray.cluster_resources()  # type: ignore[no-untyped-call]
         needed, slots = fold_resources(resources, available, cluster.folds_at_once)
+        searcher.pack_size = partial(pack_size, resources, on_gpu=needed["gpu"] > 0, slots=slots)
         tune.Tuner(
             tune.with_resources(FoldTrainable, needed),
             tune_config=TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=slots, reuse_actors=True),
@@ -291,3 +324,12 @@ def fold_resources(
         if amount > there:
             raise SettingsError(f"resources.{name}s_per_fold={amount:g}: there are {there:g}; write {there:g} or less")
     return needed, min(int(available[name.upper()] / amount) for name, amount in needed.items() if amount)
+
+
+def pack_size(resources: Resources, configuration: Configuration, *, on_gpu: bool, slots: int) -> int:
+    """How many folds a worker trains side by side: by default one, and with recorded steps on GPUs ten among them.
+
+    Without recorded steps one process cannot launch a GPU's work fast enough for more than one fold.
+    """
+    packed = on_gpu and configuration.training.cuda_graphs
+    return resources.folds_per_pack or (-(-FOLDS_SIDE_BY_SIDE // slots) if packed else 1)

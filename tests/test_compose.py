@@ -114,7 +114,14 @@ def test_a_configuration_takes_the_searched_values() -> None:
 
 def test_the_digest_depends_on_what_decides_the_numbers_alone() -> None:
     own = load_settings([]).digest
-    idle = ["name=x", "output=elsewhere", "cache=there", "search.configurations=9", "resources.gpus_per_fold=0.5"]
+    idle = [
+        "name=x",
+        "output=elsewhere",
+        "cache=there",
+        "search.configurations=9",
+        "resources.gpus_per_fold=0.5",
+        "resources.folds_per_pack=2",
+    ]
     idle += ["evaluation.threshold=youden", "evaluation.sensitivity=0.9", "evaluation.resamples=500"]
     assert load_settings(idle).digest == own
     for decisive in (

@@ -21,7 +21,7 @@ from sweep.run_folder import held_out_auc
 from sweep.search import Candidate, Search, open_study
 from sweep.settings import Settings, SettingsError
 from sweep.train_fold import train_fold
-from sweep.tune_adapter import Workplace, fold_resources, run_units
+from sweep.tune_adapter import Workplace, fold_resources, pack_size, run_units
 from tests.stores import write_split, write_store
 from tests.test_train_fold import QUICK
 
@@ -169,6 +169,40 @@ def test_resources_that_are_not_there_are_refused(setting: str) -> None:
     resources = load_settings([f"resources.{setting}"]).resources
     with pytest.raises(SettingsError, match=rf"^resources\.{setting}: there are [02]; write [02] or less$"):
         fold_resources(resources, {"CPU": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "on_gpu", "slots", "expected"),
+    [
+        ([], False, 2, 1),
+        ([], True, 1, 1),
+        (["training.cuda_graphs=true"], True, 1, 10),
+        (["training.cuda_graphs=true"], True, 4, 3),
+        (["training.cuda_graphs=true"], False, 2, 1),
+        (["resources.folds_per_pack=5"], False, 2, 5),
+    ],
+)
+def test_how_many_folds_a_worker_trains_side_by_side(
+    overrides: list[str], on_gpu: bool, slots: int, expected: int
+) -> None:
+    settings = load_settings(overrides)
+    assert pack_size(settings.resources, settings.configuration({}), on_gpu=on_gpu, slots=slots) == expected
+
+
+def test_packed_units_are_the_units_alone_and_a_failed_one_tries_again_alone(tmp_path: Path) -> None:
+    sweep = open_sweep(tmp_path, [*NARROW, "resources.folds_per_pack=3"])
+    first = sweep.search.next_unit()
+    assert first
+    sweep.search.failed(*first, "tried before")
+    sweep.run()
+    assert all(candidate.is_complete for candidate in sweep.search.candidates)
+    assert sorted(sweep.events) == ALL_UNITS
+    assert sweep.events[0] == (0, 0), "the one that was tried before does not wait for a pack"
+    candidate = sweep.search.candidates[1]
+    train_fold(candidate.configuration, 2, tmp_path / "alone", store=sweep.store, split=sweep.split)
+    for name in ("predictions.parquet", "curve.csv", "weights.pt"):
+        packed = sweep.ledger.finished(candidate.unit(2)) / name
+        assert packed.read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
 def test_diverged_training_fails_its_configuration_at_once(tmp_path: Path) -> None:
