@@ -48,6 +48,32 @@ def test_incomplete_configurations_have_no_part_in_the_correction(tmp_path: Path
     assert summary["corrected"] == alone["corrected"] and summary["selection"]["candidates"] == 2
 
 
+def test_what_a_race_dropped_competes_in_the_correction(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", (1.2, 1.3, 1.4, 1.1))
+    keep_folds(run, {2: {0, 1, 2}, 3: set()})
+    table = pd.read_csv(run / "configurations.csv")
+    table.assign(state=table["state"].replace("running", "pruned")).to_csv(run / "configurations.csv", index=False)
+    page, summary, patients = report(run)
+    rows = pd.read_parquet(run / "predictions.parquet").query("configuration == 2")
+    partial = predictions.per_patient(rows).set_index("patient_id")["probability"].reindex(patients["patient_id"])
+    tables = read_run(run)
+    scores = np.stack([tables.patients_of(number)["probability"].to_numpy() for number in range(2)] + [partial])
+    label, _, fold = predictions.arrays(patients)
+    expected = bbc_cv(label, scores, fold, 30)
+    assert np.isnan(scores).any() and expected.wins[2] > 0
+    assert summary["corrected"]["estimate"]["value"] == expected.corrected.value
+    assert (summary["selection"]["candidates"], summary["selection"]["dropped"]) == (2, 1)
+    assert "dropped before all their folds: 1." in page.text and "The best of 3 configurations" in page.text
+    assert summary["best"]["configuration"] in (0, 1)
+    nothing = read_run(run)
+    nothing.configurations["state"] = nothing.configurations["state"].replace("complete", "failed")
+    assert nothing.best is None and nothing.competing.columns.tolist() == [2]
+    half = pd.read_parquet(run / "predictions.parquet")
+    half[half.index != rows.index[0]].to_parquet(run / "predictions.parquet", index=False)
+    with pytest.raises(predictions.PredictionsError, match="configuration 2: 1 slices have no prediction"):
+        report(run)
+
+
 def test_one_configuration_needs_no_correction_and_no_comparison(tmp_path: Path) -> None:
     page, summary, _ = report(write_run(tmp_path / "a", (1.2,)))
     assert summary["corrected"]["estimate"] is None and "nothing to correct" in page.text

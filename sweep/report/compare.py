@@ -82,7 +82,7 @@ def _aucs(runs: list[RunTables], patients: list[pd.DataFrame], same_split: bool)
         test = comparison.paired_mean_of_folds(label, first, second, fold)
         yield _row("AUC, mean of folds", folds, test.difference, p=test.p)
         with suppress(ValueError):  # too few patients to resample, as each report says
-            scores = (run.scores.loc[patients[0].index].to_numpy().T for run in runs)
+            scores = (run.competing.loc[patients[0].index].to_numpy().T for run in runs)
             selected = [bbc_cv(label, score, fold, int(runs[0].evaluation["resamples"])) for score in scores]
             difference = percentile_estimate(selected[0].resampled - selected[1].resampled)
             yield _row("AUC, corrected for selection", [one.corrected for one in selected], difference)

@@ -25,7 +25,7 @@ def evaluate(run: RunTables, patients: pd.DataFrame) -> dict[str, Any]:
     label, score, fold = predictions.arrays(patients)
     scores = run.scores.to_numpy(float).T
     return {
-        "corrected": _corrected(label, scores, fold, run),
+        "corrected": _corrected(label, fold, run),
         "ensembles": _ensembles(label, scores, fold, run),
         "table2": readers_beside_model(run, patients),
         "calibration": _calibration(label, score),
@@ -35,17 +35,17 @@ def evaluate(run: RunTables, patients: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _corrected(label: Array, scores: Array, fold: Array, run: RunTables) -> dict[str, Any]:
-    """BBC-CV's estimate, or in `problem` why there is none."""
-    if len(scores) == 1:
+def _corrected(label: Array, fold: Array, run: RunTables) -> dict[str, Any]:
+    """BBC-CV's estimate, with the configurations that a race dropped, or in `problem` why there is none."""
+    if run.competing.shape[1] == 1:
         problem = "One complete configuration only: nothing was selected, so there is nothing to correct."
         return {"estimate": None, "problem": problem}
     resamples = int(run.evaluation["resamples"])
     try:
-        selected = bbc_cv(label, scores, fold, resamples)
+        selected = bbc_cv(label, run.competing.to_numpy(float).T, fold, resamples)
     except ValueError as error:
         return {"estimate": None, "problem": f"No figure corrected for the selection: {error}."}
-    wins = float(selected.wins[run.scores.columns.get_loc(run.best)])  # of equals the one that the page is about
+    wins = float(selected.wins[run.competing.columns.get_loc(run.best)])  # of equals the one that the page is about
     return {"estimate": asdict(selected.corrected), "problem": None, "wins": wins, "resamples": resamples}
 
 

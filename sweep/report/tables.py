@@ -1,6 +1,7 @@
 """A run folder's tables in memory."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,25 @@ class RunTables:
                 )
         return rows
 
-    @property
+    @cached_property
     def scores(self) -> pd.DataFrame:
         """Probability of every patient (a row each) under every complete configuration (a column each)."""
         numbers = sorted(int(number) for number in self.complete["configuration"])
         return pd.DataFrame({n: self.patients_of(n).set_index("patient_id")["probability"] for n in numbers})
+
+    @cached_property
+    def competing(self) -> pd.DataFrame:
+        """`scores`, and those of the configurations that a race dropped: nan where their folds were not trained."""
+        dropped = self.configurations.query("state == 'pruned' and folds_done > 0")["configuration"]
+        return self.scores.join([self._partial_score(int(number)) for number in sorted(dropped)])
+
+    def _partial_score(self, configuration: int) -> "pd.Series[float]":
+        folds = self.predictions.loc[self.predictions["configuration"] == configuration, "fold"].unique()
+        split = self.split[self.split["fold"].isin(folds)]
+        cohort = self.cohort[self.cohort["patient_id"].isin(split["patient_id"])]
+        rows = out_of_fold.require_complete(self.predictions, cohort, split, configuration)
+        patients = out_of_fold.per_patient(rows, self.evaluation["slices"]).set_index("patient_id")
+        return patients["probability"].rename(configuration)
 
     def patients_of(self, configuration: int) -> pd.DataFrame:
         """predictions.per_patient of a complete configuration, with threshold of the fold, outcome and call (0, 1)."""
