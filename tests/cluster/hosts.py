@@ -117,6 +117,7 @@ class Hosts:
 
     def up(self) -> None:
         self._keys()
+        self.down()  # what a killed test left
         _run("ip", "link", "add", self._bridge(), "type", "bridge")
         _run("ip", "addr", "add", f"10.99.{self.network}.254/24", "dev", self._bridge())
         _run("ip", "link", "set", self._bridge(), "up")
@@ -139,10 +140,12 @@ class Hosts:
         script = HOST.format(
             name=name, private=private, keys=self.private / "keys", kept=" ".join(str(path.resolve()) for path in kept)
         )
-        namespaces = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--uts", "--ipc"]
+        # A host ends with this process, however that ends.
+        command = ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", name]
+        command += ["unshare", "--kill-child", "--mount", "--pid", "--fork", "--mount-proc", "--uts", "--ipc"]
         with (private / "sshd.log").open("w") as log:
             process = subprocess.Popen(
-                ["ip", "netns", "exec", name, *namespaces, "bash", "-c", script],
+                [*command, "bash", "-c", script],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
