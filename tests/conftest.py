@@ -4,6 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.trained_runs import HOSTILE, write_trained_run
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose folds were really trained, some of its patients with hostile identifiers; copy it to spoil it."""
+    return write_trained_run(tmp_path_factory.mktemp("trained"), HOSTILE)
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -21,23 +21,22 @@ from sweep.report.summary import patient_table
 from sweep.report.tables import read_run
 from sweep.run_folder import RunFolder
 from sweep.train_fold import finished_classifier
-from tests.trained_runs import write_trained_run
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_trained_run(tmp_path_factory.mktemp("trained"), {})
 
 
 @pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
+def run(trained_run: Path, tmp_path: Path) -> Path:
     """A copy of the run, to spoil; its patch store stays where it is."""
-    return Path(shutil.copytree(trained, tmp_path / "run"))
+    return Path(shutil.copytree(trained_run, tmp_path / "run", ignore=shutil.ignore_patterns("explanations")))
 
 
 def explained(run: Path) -> Explanations:
     tables = read_run(run)
     return explain_best(tables, patient_table(tables))
+
+
+def move_patches(run: Path) -> None:
+    ingested = json.loads((run / "ingest.json").read_text())
+    (run / "ingest.json").write_text(json.dumps(ingested | {"patch_store": "/nowhere"}))
 
 
 def weights_of(run: Path, fold: int) -> Path:
@@ -102,7 +101,7 @@ def test_one_sequence_alone_is_the_other_at_zero_after_standardisation(run: Path
 def test_what_was_kept_needs_neither_torch_nor_images_nor_weights(run: Path) -> None:
     first = explained(run)
     shutil.rmtree(run / "ledger")
-    (run / "ingest.json").write_text(json.dumps({"patch_store": "/nowhere"}))
+    move_patches(run)
     again = explained(run)
     assert again.problem is first.problem is None
     assert again.table["T2W"].tolist() == first.table["T2W"].tolist()
@@ -132,7 +131,7 @@ def test_without_weights_there_are_pictures_only_and_nothing_is_kept(run: Path) 
     ("spoil", "problem"),
     [
         (lambda run: (run / "ingest.json").unlink(), "does not say where its patches are"),
-        (lambda run: (run / "ingest.json").write_text('{"patch_store": "/nowhere"}'), "gone from the cache"),
+        (move_patches, "gone from the cache"),
     ],
 )
 def test_without_patches_there_is_a_reason(run: Path, spoil: Any, problem: str) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 from PIL import Image
 
 from sweep.explanations import Explanations
@@ -18,9 +17,7 @@ from sweep.report.galleries import MOST, OUTCOMES, explain_best, galleries
 from sweep.report.summary import patient_table
 from sweep.report.tables import read_run
 from tests.run_folders import synthetic_cohort, write_run
-from tests.trained_runs import write_trained_run
-
-SCRIPT = "<script>document.title='owned'</script>"
+from tests.trained_runs import SCRIPT
 
 
 class Galleries(HTMLParser):
@@ -102,15 +99,9 @@ def test_a_map_shows_what_spoke_for_the_class_called(tmp_path: Path) -> None:
     assert [row["map"] for row in found["outcomes"]["FN"]] == [None] * len(found["outcomes"]["FN"])
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    names = {"patient 03": SCRIPT, "patient 05": "=1+1", "patient 06": 'a" onload="x'}
-    return write_trained_run(tmp_path_factory.mktemp("trained"), names)
-
-
-def test_the_page_shows_patients_under_their_outcome_with_pictures_and_maps(trained: Path) -> None:
-    page = Galleries(write_report(trained))
-    patients = pd.read_csv(trained / "patients.csv", dtype=str).replace({"patient_id": {"'=1+1": "=1+1"}})
+def test_the_page_shows_patients_under_their_outcome_with_pictures_and_maps(trained_run: Path) -> None:
+    page = Galleries(write_report(trained_run))
+    patients = pd.read_csv(trained_run / "patients.csv", dtype=str).replace({"patient_id": {"'=1+1": "=1+1"}})
     titles = {"False negatives": "FN", "False positives": "FP", "True positives": "TP", "True negatives": "TN"}
     assert [heading.partition(":")[0] for heading in page.headings] == list(titles)
     shown = [(titles[str(figure["heading"]).partition(":")[0]], figure["caption"]) for figure in page.figures]
@@ -123,18 +114,18 @@ def test_the_page_shows_patients_under_their_outcome_with_pictures_and_maps(trai
         assert width == 2 * height and len(picture) < 30_000 and len(maps) <= 1
         assert str(figure["caption"]) in str(figure["label"])
     assert sum(len(figure["images"]) == 2 for figure in page.figures) > len(shown) / 2  # type: ignore[arg-type]
-    assert (trained / "report.html").stat().st_size < 10_000_000
+    assert (trained_run / "report.html").stat().st_size < 10_000_000
 
 
-def test_identifiers_cannot_leave_their_place(trained: Path) -> None:
-    page = write_report(trained).read_text()
+def test_identifiers_cannot_leave_their_place(trained_run: Path) -> None:
+    page = write_report(trained_run).read_text()
     assert SCRIPT not in page and "&lt;script&gt;document.title" in page
     assert 'onload="x' not in page
-    assert SCRIPT in [figure["caption"] for figure in Galleries(trained / "report.html").figures]
+    assert SCRIPT in [figure["caption"] for figure in Galleries(trained_run / "report.html").figures]
 
 
-def test_pictures_and_truth_agree_with_the_store(trained: Path) -> None:
-    run = read_run(trained)
+def test_pictures_and_truth_agree_with_the_store(trained_run: Path) -> None:
+    run = read_run(trained_run)
     patients = patient_table(run)
     table = explain_best(run, patients).table
     assert set(table.loc[table["deciding"], "sop_instance_uid"]) == set(patients["sop_instance_uid"])
@@ -148,8 +139,10 @@ def test_pictures_and_truth_agree_with_the_store(trained: Path) -> None:
     )
 
 
-def test_the_page_says_why_maps_or_pictures_are_missing(trained: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("explanations", "weights.pt")))
+def test_the_page_says_why_maps_or_pictures_are_missing(trained_run: Path, tmp_path: Path) -> None:
+    run = Path(
+        shutil.copytree(trained_run, tmp_path / "run", ignore=shutil.ignore_patterns("explanations", "weights.pt"))
+    )
     page = write_report(run)
     assert re.search("No Grad-CAM maps: The weights of fold 0, 1, 2 are gone", page.read_text())
     assert all(len(figure["images"]) == 1 for figure in Galleries(page).figures)  # type: ignore[arg-type]

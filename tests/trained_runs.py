@@ -15,6 +15,8 @@ from sweep.search import Candidate
 from sweep.train_fold import train_fold
 from tests.stores import write_store
 
+SCRIPT = "<script>document.title='owned'</script>"
+HOSTILE = {"patient 03": SCRIPT, "patient 05": "=1+1", "patient 06": 'a" onload="x'}
 QUICK = ["name=run", "input.size=64", "input.context=1.25", "training.epochs=2", "training.batch_size=16"]
 QUICK += ["data.widest_context=1.5", "folds.count=3", "augmentation.benign_factor=1", "augmentation.malignant_factor=2"]
 QUICK += ["model.learning_rate=1e-3", "search/space=none", "search.configurations=1"]

@@ -26,7 +26,7 @@ def write_report(run: Path) -> Path:
     tables = read_run(run)
     patients = patient_table(tables)
     explained = explain_best(tables, patients)
-    summary = summarise(tables, patients)
+    summary = summarise(tables, patients, explained)
     write_atomically(run / "patients.csv", to_csv(patients))
     write_atomically(run / "summary.json", to_json(summary))
     for name, rows in csv_tables(summary).items():

@@ -108,3 +108,17 @@ for (const place of document.querySelectorAll(".plot")) {
   const rows = () => [["curve", "x", "y", "value"], ...data.flatMap(points)];
   offerCsv(place, place.dataset.plot, `the plot ${place.getAttribute("aria-label")}`, rows);
 }
+
+// What scrolls sideways on this screen can be scrolled by keyboard as well, under the name of its table.
+for (const place of document.querySelectorAll(".scroll")) {
+  if (place.scrollWidth <= place.clientWidth && place.scrollHeight <= place.clientHeight) continue;
+  const name = place.querySelector("caption")?.textContent ?? place.closest("section").querySelector("h2").textContent;
+  place.tabIndex = 0;
+  place.setAttribute("role", "region");
+  place.setAttribute("aria-label", name.trim());
+}
+
+// Paper shows what a click would open.
+addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details")) details.open = true;
+});

@@ -10,9 +10,12 @@ import pandas as pd
 
 from sweep import comparison, patient_metrics, predictions, slices
 from sweep.bootstrap import bootstrap_interval, roc_band
+from sweep.explanations import Explanations
 from sweep.report.evaluation import evaluate
+from sweep.report.flow import flow, flow_rows
 from sweep.report.reading import calls_measured
 from sweep.report.searching import searched
+from sweep.report.sequences import one_sequence
 from sweep.report.tables import RunTables
 
 # Fewest patients of a class in a fold -> coverage in % of the 95 % interval where the true AUC is 0.85 and 0.93, from
@@ -40,8 +43,8 @@ RACE = (
 EVALUATION = ("slices", "threshold", "sensitivity", "resamples")  # the settings that are no paths
 
 
-def summarise(run: RunTables, patients: pd.DataFrame) -> dict[str, Any]:
-    """The content of summary.json, with the run's patient_table; what is undefined (nan) is None, infinity "Infinity".
+def summarise(run: RunTables, patients: pd.DataFrame, explained: Explanations) -> dict[str, Any]:
+    """The content of summary.json, with the run's patient_table and explain_best of it; nan is None, infinity a text.
 
     Nothing of the clock or the machine is in it, so equal tables give an equal summary.
     """
@@ -51,12 +54,14 @@ def summarise(run: RunTables, patients: pd.DataFrame) -> dict[str, Any]:
         "source": run.settings["data"]["source"],
         "labels_shuffled": bool(run.settings["data"]["shuffle_labels"]),
         "dataset": _dataset(run),
+        "flow": flow(run),
         "configurations": configurations,
         "best": _best(run, patients, {row["configuration"]: row["settings"] for row in configurations}),
         "study_setting": _study_setting(run, patients),
         "search": searched(run),
         "selection": _selection(run),
         "evaluation": {name: run.evaluation[name] for name in EVALUATION},
+        "sequences": one_sequence(patients, explained, run.evaluation["slices"]),
         **evaluate(run, patients),
     }
     return {name: for_json(value) for name, value in summary.items()}
@@ -80,6 +85,8 @@ def csv_tables(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         "table2": [*readers, model],
         "readers_with_model": [{"reader": row["reader"]} | way for row in summary["table2"] for way in row["helped"]],
         "errors": errors,
+        "sequences": summary["sequences"],
+        "flow": flow_rows(summary["flow"]),
         "roc_band": summary["best"]["roc_band"],
         "calibration": summary["calibration"]["curve"],
         "decision_curve": summary["decision_curve"],

@@ -1,5 +1,6 @@
 """A run folder's tables in memory."""
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +41,8 @@ class RunTables:
     costs: pd.DataFrame | None
     readers: pd.DataFrame | None
     features: pd.DataFrame | None
+    ingested: dict[str, Any] | None
+    """Counts of files by fate, and of series; None for a run older than they are."""
 
     @property
     def name(self) -> str:
@@ -133,6 +136,7 @@ def read_run(run: Path) -> RunTables:
         costs=_read_csv(run / "costs.csv") if (run / "costs.csv").is_file() else None,
         readers=read_readers(run / "readers.csv") if (run / "readers.csv").is_file() else None,
         features=read_features(run / "features.csv") if (run / "features.csv").is_file() else None,
+        ingested=json.loads(ingested.read_text()) if (ingested := run / "ingest.json").is_file() else None,
     )
 
 
