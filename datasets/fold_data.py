@@ -1,11 +1,15 @@
-"""One fold: which stored patches are trained on, stopped by and predicted, and in which order."""
+"""Which stored patches a fold trains on, is stopped by and predicts, in which order; a pack's Lightning data."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+import pytorch_lightning as pl
+import torch
 from numpy.typing import NDArray
 
 from datasets.folds import inner_validation
@@ -72,3 +76,27 @@ class FoldData:
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Rows of an epoch's samples, each of them its factor's times, in an order that seed and epoch decide."""
         return np.random.default_rng((self._order_seed, epoch)).permutation(self._repeated)
+
+
+class PackData(pl.LightningDataModule):
+    """The data of folds that are trained side by side: the patch store on the device, and each fold's rows of it.
+
+    A batch is the number of a step. Each fold looks up on the device which samples that is, so none travel.
+
+    Attributes:
+        patches: (N, 6, side, side), the whole store: a few hundred megabytes of a GPU; on a CPU its memory map.
+    """
+
+    def __init__(self, patches: NDArray[np.float16], folds: Sequence[FoldData], device: torch.device) -> None:
+        super().__init__()
+        self.folds = folds
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            self.patches = torch.from_numpy(patches).to(device)
+
+    def train_dataloader(self) -> range:
+        """As many steps as the fold with the most has; the others rest meanwhile."""
+        return range(max(len(fold.batch_sizes) for fold in self.folds))
+
+    def val_dataloader(self) -> range:
+        return range(1)

@@ -24,12 +24,6 @@ class FoldPack(pl.LightningModule):
     def configure_optimizers(self) -> list[object]:  # type: ignore[override]
         return []  # each fold's own
 
-    def train_dataloader(self) -> range:
-        return range(max(len(fold.samples.batch_sizes) for fold in self.running()))
-
-    def val_dataloader(self) -> range:
-        return range(1)
-
     def on_train_epoch_start(self) -> None:
         for fold in self.running():
             fold.begin_epoch()

@@ -8,7 +8,6 @@ import logging
 import os
 import socket
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datasets.fold_data import FoldData
+from datasets.fold_data import FoldData, PackData
 from datasets.folds import read_split
 from datasets.patches import PatchStore
 from lightning_modules.augmentation import AffineRanges
@@ -72,19 +71,20 @@ def train_pack(tasks: Sequence[Task], store: PatchStore) -> list[TrainingDiverge
     # More folds than CUDA has connections by default would wait for each other; it is read when CUDA starts.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
     torch.set_num_threads(tasks[0].configuration.cpus_per_fold)
-    patches = _resident_patches(store)
-    data = [_fold_data(task, store) for task in tasks]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = PackData(store.patches(), [_fold_data(task, store) for task in tasks], device)
     folds = [
-        FoldTraining(_task_classifier(task), _samples(patches, own)) for task, own in zip(tasks, data, strict=True)
+        FoldTraining(_task_classifier(task), _samples(data.patches, own))
+        for task, own in zip(tasks, data.folds, strict=True)
     ]
     checkpoints = [_checkpoint(task, fold) for task, fold in zip(tasks, folds, strict=True)]
     for checkpoint in checkpoints:
         checkpoint.resume()
     pack = FoldPack(folds)
     if pack.running():
-        _trainer(checkpoints).fit(pack)
+        _trainer(checkpoints).fit(pack, datamodule=data)
     errors: list[TrainingDivergedError | None] = []
-    for task, own, checkpoint in zip(tasks, data, checkpoints, strict=True):
+    for task, own, checkpoint in zip(tasks, data.folds, checkpoints, strict=True):
         try:
             _write_results(task, own, checkpoint, store, started)
             errors.append(None)
@@ -137,14 +137,6 @@ def unit_seed(configuration: Configuration, fold: int) -> int:
     """The seed of everything random in a unit: a function of (sweep seed, configuration, fold) alone."""
     key = f"{configuration.seed}/{configuration.digest}/{fold}"
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4])
-
-
-def _resident_patches(store: PatchStore) -> Tensor:
-    """The whole store on the device: a few hundred megabytes of a GPU, a memory map otherwise."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        patches = torch.from_numpy(store.patches())
-    return patches.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _fold_data(task: Task, store: PatchStore) -> FoldData:

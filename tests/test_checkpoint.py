@@ -87,7 +87,7 @@ def fit(
     )
     checkpoint.resume()
     if not training.is_over:
-        trainer.fit(FoldPack([training]))
+        trainer.fit(FoldPack([training]), range(len(training.samples.batch_sizes)), range(1))
     checkpoint.finish()
     return checkpoint
 

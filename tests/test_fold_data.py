@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from datasets.fold_data import FoldData
+from datasets.fold_data import FoldData, PackData
 from datasets.patches import PatchStore
 from tests.stores import write_split, write_store
 
@@ -99,3 +100,10 @@ def test_no_batch_is_larger_than_asked_nor_a_lone_sample(
 ) -> None:
     sizes = fold_data(store, split, batch_size=batch_size).batch_sizes
     assert max(sizes) <= batch_size and min(sizes) > 1 and max(sizes) - min(sizes) <= 1
+
+
+def test_a_packs_data_is_the_store_and_the_steps_of_its_longest_fold(store: PatchStore, split: pd.DataFrame) -> None:
+    folds = [fold_data(store, split), fold_data(store, split, malignant_factor=9)]
+    data = PackData(store.patches(), folds, torch.device("cpu"))
+    np.testing.assert_array_equal(data.patches.numpy(), store.patches())
+    assert len(data.train_dataloader()) == len(folds[1].batch_sizes) > len(folds[0].batch_sizes)
