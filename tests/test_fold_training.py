@@ -1,6 +1,10 @@
 """A step is the plain loop's; randomness is the epoch's alone; switches change how it is computed, not what."""
 
+import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,3 +165,13 @@ def test_two_folds_in_float64_stepped_by_turns_are_the_folds_alone() -> None:
     for one, other in zip(pair, alone, strict=True):
         assert all(torch.equal(value, other.weights()[name]) for name, value in one.weights().items())
         assert one.weights()["network.head.weight"].dtype == torch.float64
+
+
+def test_the_benchmark_runs_where_only_torch_and_lightning_are_and_finds_packed_folds_equal() -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "fold_throughput.py"
+    absent = ["monai", "ray", "optuna", "pydicom", "hydra", "pandas", "timm"]
+    program = f"import runpy, sys; sys.modules.update(dict.fromkeys({absent})); sys.argv[1:] = ['--only', 'check']; "
+    program += f"runpy.run_path({str(script)!r}, run_name='__main__')"
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert printed.returncode == 0, printed.stderr
+    assert re.search(r"^packed with another: .* 0\.0e\+00$", printed.stdout, re.MULTILINE)

@@ -1,0 +1,310 @@
+"""Samples a second of one fold and of several on one device: ours, and what a user would write instead.
+
+    python benchmarks/fold_throughput.py                  # a GPU: ResNet50, packs of 1 to 20; a CPU: the narrow network
+    python benchmarks/fold_throughput.py --only check     # whether the fast paths compute the same thing
+
+Peers, in the same run:
+    lightning   a Lightning script: DataLoader with workers, one affine per sample on the CPU, self.log; one fold
+    processes   that script k times at once on the device, as fractional GPUs have it
+    loop        a bare PyTorch loop on device-resident data with our augmentation: the floor of one fold
+Ours: `pack K`, K folds of FoldPack under Lightning's Trainer, and on a GPU `graphs K`, their steps recorded.
+
+Every case is a process of its own; its figure is the median over windows of steps, with the range. Needs torch,
+pytorch-lightning and torchmetrics. "folds an hour" counts the study's fold: 100 epochs of 400 steps of 32 samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_modules.augmentation import AffineRanges, draw_affine
+from lightning_modules.classifier import Arithmetic, FractureClassifier
+from lightning_modules.fold_training import FoldTraining, Samples
+from lightning_modules.pack import FoldPack
+
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+BATCH, LESIONS, SIDE = (32, 570, 192) if CUDA else (32, 64, 192)
+WARM_UP, WINDOWS = (20, 5) if CUDA else (3, 5)
+STUDY_FOLD = 100 * 400 * 32  # samples
+RANGES = AffineRanges(translation=0.05, scaling=0.1, rotation_degrees=10.0)
+
+
+def classifier(options: argparse.Namespace, seed: int, **switches: Any) -> FractureClassifier:
+    return FractureClassifier(
+        backbone=options.network,
+        stem="7x7",
+        weights="none",
+        dropout=0.0,
+        optimizer="adam",
+        learning_rate=1e-4,
+        beta1=0.5,
+        l2_weight=1e-5,
+        context=1.0,
+        widest_context=3.0,
+        size=64,
+        ranges=RANGES,
+        seed=seed,
+        arithmetic=Arithmetic(precision=options.precision, **switches),
+    )
+
+
+def patches() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    label = torch.arange(LESIONS) % 2
+    return torch.rand(LESIONS, 6, SIDE, SIDE, generator=generator).half(), label.float()
+
+
+def folds(options: argparse.Namespace, count: int, steps: int, **switches: Any) -> list[FoldTraining]:
+    stored, label = (tensor.to(DEVICE) for tensor in patches())
+    patient = torch.arange(LESIONS, device=DEVICE)
+
+    def order(epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return np.random.default_rng(epoch).integers(0, LESIONS, steps * BATCH)
+
+    samples = Samples(stored, label, patient, order, [BATCH] * steps, np.arange(0))
+    return [FoldTraining(classifier(options, seed, **switches), samples) for seed in range(count)]
+
+
+class PerSample(Dataset[tuple[Tensor, Tensor]]):
+    """A user's data set: one crop, affine and resize a sample, by a worker's CPU."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+        self.patches, self.label = patches()
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
+        theta = draw_affine(1, RANGES, torch.default_generator) / 3
+        image = self.patches[item % LESIONS][None].float()
+        grid = F.affine_grid(theta, [1, 6, 64, 64], align_corners=False)
+        crop = F.grid_sample(image, grid, padding_mode="border", align_corners=False)[0]
+        return (crop - crop.mean((1, 2), keepdim=True)) / crop.std((1, 2), keepdim=True), self.label[item % LESIONS]
+
+
+class Script(pl.LightningModule):
+    """A user's module."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__()
+        self.network = classifier(options, 0, channels_last=False).network
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = F.binary_cross_entropy_with_logits(self.network(batch[0]).float(), batch[1])
+        self.log("train_loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 1e-4, betas=(0.5, 0.999), weight_decay=2e-5)
+
+
+def synchronise() -> None:
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+class Clock(pl.Callback):
+    """Seconds of each window of `steps` steps after the first WARM_UP ones."""
+
+    def __init__(self, steps: int, barrier: Callable[[], None]) -> None:
+        self.steps, self.barrier, self.seconds, self._began = steps, barrier, [], 0.0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        done = trainer.fit_loop.batch_idx + 1 - WARM_UP
+        if done >= 0 and done % self.steps == 0:
+            synchronise()
+            if done == 0:
+                self.barrier()
+            else:
+                self.seconds.append(time.perf_counter() - self._began)
+            self._began = time.perf_counter()
+
+
+def trainer(clock: Clock, precision: str = "32-true") -> pl.Trainer:
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    accelerator = "gpu" if CUDA else "cpu"
+    return pl.Trainer(accelerator=accelerator, devices=1, max_epochs=1, callbacks=[clock], precision=precision, **quiet)  # type: ignore[arg-type]
+
+
+def run_lightning(options: argparse.Namespace, clock: Clock, steps: int) -> int:
+    workers = min(8, (os.cpu_count() or 1) // options.copies) if CUDA else 0
+    loader = DataLoader(PerSample(steps * BATCH), BATCH, shuffle=True, num_workers=workers, pin_memory=CUDA)
+    trainer(clock, options.precision).fit(Script(options), loader)
+    return 1
+
+
+def run_loop(options: argparse.Namespace, clock: Clock, steps: int) -> int:
+    stored, label = (tensor.to(DEVICE) for tensor in patches())
+    model = classifier(options, 0).to(DEVICE)
+    optimizer = model.make_optimizer()
+    rows = torch.from_numpy(np.random.default_rng(0).integers(0, LESIONS, (steps, BATCH))).to(DEVICE)
+    theta = draw_affine(steps * BATCH, RANGES, torch.Generator().manual_seed(0)).view(steps, BATCH, 2, 3).to(DEVICE)
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(model(stored[rows[step]], theta[step]), label[rows[step]])
+        loss.backward()
+        optimizer.step()
+        done = step + 1 - WARM_UP
+        if done >= 0 and done % clock.steps == 0:
+            synchronise()
+            if done:
+                clock.seconds.append(time.perf_counter() - clock._began)
+            clock._began = time.perf_counter()
+    return 1
+
+
+def run_pack(options: argparse.Namespace, clock: Clock, steps: int, **switches: Any) -> int:
+    pack = FoldPack(folds(options, options.folds, steps, **switches))
+    trainer(clock).fit(pack, range(steps))
+    return options.folds
+
+
+def run_graphs(options: argparse.Namespace, clock: Clock, steps: int) -> int:
+    return run_pack(options, clock, steps, cuda_graphs=True, fused_optimizer=True)
+
+
+CASES = {"lightning": run_lightning, "processes": run_lightning, "loop": run_loop, "pack": run_pack}
+CASES |= {"graphs": run_graphs}
+
+
+def wait_for_the_others(folder: str, copies: int) -> None:
+    if folder:
+        Path(folder, str(os.getpid())).touch()
+        while len(list(Path(folder).iterdir())) < copies:
+            time.sleep(0.01)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """One case, in this process: samples a second in each window."""
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    clock = Clock(options.steps, lambda: wait_for_the_others(options.barrier, options.copies))
+    count = CASES[options.case](options, clock, WARM_UP + WINDOWS * options.steps)
+    rates = [count * BATCH * options.steps / seconds for seconds in clock.seconds]
+    peak = torch.cuda.max_memory_reserved() if CUDA else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"rates": rates, "peak": peak}
+
+
+def check(options: argparse.Namespace) -> None:
+    """The fast paths against the plain one: to the last bit on a CPU."""
+
+    def after(count: int, **switches: Any) -> Tensor:
+        trained = folds(options, count, 8, **switches)
+        for fold in trained:
+            fold.begin_epoch()
+        for _ in range(8):
+            for fold in trained:
+                fold.step()
+        synchronise()
+        return torch.cat([value.double().flatten().cpu() for value in trained[0].weights().values()])
+
+    torch.backends.cudnn.deterministic = True
+    alone = after(1)
+    paths: dict[str, dict[str, Any]] = {"packed with another": {}, "fused optimiser": {"fused_optimizer": True}}
+    if CUDA:
+        paths |= {"recorded": {"cuda_graphs": True}, "recorded, fused": {"cuda_graphs": True, "fused_optimizer": True}}
+    for name, switches in paths.items():
+        difference = (after(2, **switches) - alone).norm() / alone.norm()
+        print(f"{name}: relative difference of the weights after 8 steps {float(difference):.1e}")
+
+
+def utilisation(stop: threading.Event, seen: list[float]) -> None:
+    command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+    while CUDA and not stop.wait(0.5):
+        seen.append(float(subprocess.run(command, capture_output=True, text=True).stdout.split()[0]))
+
+
+def run_case(options: argparse.Namespace, case: str, count: int) -> dict[str, Any]:
+    """A case in one process, or `count` of them."""
+    copies = count if case == "processes" else 1
+    with tempfile.TemporaryDirectory() as barrier:
+        command = [sys.executable, __file__, "--case", case, "--folds", str(count), "--copies", str(copies)]
+        command += ["--barrier", barrier if copies > 1 else "", "--steps", str(options.steps)]
+        command += ["--network", options.network, "--precision", options.precision]
+        seen: list[float] = []
+        stop = threading.Event()
+        watcher = threading.Thread(target=utilisation, args=(stop, seen))
+        watcher.start()
+        children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(copies)]
+        answers = [json.loads(child.communicate()[0].splitlines()[-1]) for child in children]
+        stop.set()
+        watcher.join()
+    rates = [sum(window) for window in zip(*(answer["rates"] for answer in answers), strict=True)]
+    busy = statistics.median(seen[len(seen) // 2 :]) if seen else float("nan")  # the first half is start-up
+    return {"case": case, "count": count, "rates": rates, "peak": sum(a["peak"] for a in answers), "busy": busy}
+
+
+def cases() -> Iterator[tuple[str, int]]:
+    yield from [("lightning", 1), ("loop", 1), ("pack", 1)]
+    if CUDA:
+        yield from [("graphs", 1), ("graphs", 10), ("processes", 4), ("graphs", 5), ("processes", 8), ("processes", 2)]
+        yield from [("pack", 10), ("graphs", 2), ("graphs", 20)]
+    else:
+        yield from [("processes", 2), ("pack", 2)]
+
+
+def main(options: argparse.Namespace) -> None:
+    began = time.monotonic()
+    print(f"torch {torch.__version__}, {torch.cuda.get_device_name() if CUDA else f'{os.cpu_count()} cores'}, ", end="")
+    print(f"{options.network}, {options.precision}, batch {BATCH}, {WINDOWS} windows of {options.steps} steps\n")
+    check(options)
+    if options.only == "check":
+        return
+    print("\n| case | samples/s (range) | ms a model-step | folds an hour | times lightning | GPU busy % | peak GB |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    reference = 0.0
+    for case, count in cases():
+        if options.only not in ("", case) or time.monotonic() - began > options.seconds - 45:
+            continue
+        found = run_case(options, case, count)
+        rate = statistics.median(found["rates"])
+        reference = reference or rate
+        spread = f"{min(found['rates']):.0f} to {max(found['rates']):.0f}"
+        print(
+            f"| {case} {count} | {rate:.0f} ({spread}) | {1e3 * BATCH / rate:.3f} | {3600 * rate / STUDY_FOLD:.2f} ",
+            end="",
+        )
+        print(f"| {rate / reference:.2f} | {found['busy']:.0f} | {found['peak'] / 1e9:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="resnet50" if CUDA else "narrow")
+    parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"])
+    parser.add_argument("--steps", type=int, default=40 if CUDA else 10, help="in a window")
+    parser.add_argument("--seconds", type=float, default=480, help="no case is begun in the last 45 of them")
+    parser.add_argument("--only", default="", help="one of: check, lightning, processes, loop, pack, graphs")
+    for name, default in (("case", ""), ("barrier", ""), ("folds", 1), ("copies", 1)):
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case:
+        print(json.dumps(measure(arguments)))
+    else:
+        main(arguments)
