@@ -9,13 +9,14 @@ import os
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from datasets.headers import SkipError, SliceHeader, read_headers
 from datasets.pixels import read_pixels
 from datasets.series_rules import SeriesRules, Trait, Weighting
+from datasets.workers import spread
 
 __all__ = ["Progress", "Reading", "Series", "SliceHeader", "group_series", "list_files", "read_series"]
 
@@ -35,9 +37,7 @@ PARALLEL_TOLERANCE = 1e-3  # largest difference of direction cosines within one 
 SPACING_TOLERANCE = 1e-3  # largest relative difference of pixel spacings within one stack
 STATION_SHIFT = 50.0  # mm across the normal from which on slices belong to another station of the table
 SAME_POSITION = 0.1  # mm; scanners write the places of two echoes some hundredths apart
-FILES_PER_TASK = 64
-COMMON = ["series_instance_uid", "study_instance_uid", "frame_of_reference_uid", "orientation", "pixel_spacing"]
-COMMON += ["traits", "acquisition"]
+FILES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -96,45 +96,51 @@ class Reading:
     conflicting: frozenset[str]  # SliceHeader.sop_instance_uid under which different images were found
 
 
-def list_files(root: Path, leave_out: Path) -> list[Path]:
+def list_files(root: Path, leave_out: Path) -> dict[str, os.stat_result]:
     """Every regular file below a folder, sorted, the folder `leave_out` apart; links are followed, each folder once."""
-    found: list[Path] = []
-    seen = {_identity(leave_out)}
-    unlisted: list[OSError] = []
-    for folder, folders, names in os.walk(root, followlinks=True, onerror=unlisted.append):
-        folders.sort()
-        identity = _identity(Path(folder))
+    found: dict[str, os.stat_result] = {}
+    folders, seen, unlisted = [(os.fspath(root), _identity(root))], {_identity(leave_out)}, 0
+    while folders:
+        folder, identity = folders.pop()
         if identity in seen:
-            folders.clear()
             continue
         seen.add(identity)
-        found += [path for name in names if _is_regular(path := Path(folder, name))]
+        try:
+            with os.scandir(folder) as listed:
+                entries = sorted(listed, key=attrgetter("name"), reverse=True)
+        except OSError:
+            unlisted += 1
+            continue
+        for entry in entries:
+            with suppress(OSError):  # a link to nowhere
+                status = entry.stat()
+                if stat.S_ISREG(status.st_mode):
+                    found[entry.path] = status
+                elif stat.S_ISDIR(status.st_mode):
+                    folders.append((entry.path, (status.st_dev, status.st_ino)))
     if unlisted:
-        log.warning(
-            "%d folders cannot be listed, and their files are missing: give the right to read them", len(unlisted)
-        )
-    return sorted(found)
+        log.warning("%d folders cannot be listed, and their files are missing: give the right to read them", unlisted)
+    return dict(sorted(found.items()))
 
 
-def read_series(paths: list[Path], executor: Executor, rules: SeriesRules, progress: Progress | None = None) -> Reading:
+def read_series(
+    paths: Sequence[str], executor: Executor, rules: SeriesRules, progress: Progress | None = None
+) -> Reading:
     """Reads all headers and groups them.
 
     Of files that hold the same image one is kept. Of different images under one UID one is kept for each place.
     """
-    tasks = [paths[start : start + FILES_PER_TASK] for start in range(0, len(paths), FILES_PER_TASK)]
     images: dict[str, list[list[SliceHeader]]] = {}  # by SOPInstanceUID; for each file the headers of its frames
     skipped: Counter[str] = Counter()
-    for done, results in enumerate(executor.map(partial(_read_files, rules), tasks), start=1):
-        for result in results:
-            if isinstance(result, str):
-                skipped[result] += 1
-            else:
-                images.setdefault(result[0].sop_instance_uid.partition("#")[0], []).append(result)
-        if progress:
-            progress("headers", min(done * FILES_PER_TASK, len(paths)), len(paths))
+    report = progress and partial(progress, "headers")
+    for result in spread(executor, partial(_read_file, rules), paths, report, FILES_AT_ONCE):
+        if isinstance(result, str):
+            skipped[result] += 1
+        else:
+            images.setdefault(result[0].sop_instance_uid.partition("#")[0], []).append(result)
     pairs = [(copies[0], other) for copies in images.values() for other in copies[1:]]
     kept, conflicting = [copies[0] for copies in images.values()], set[str]()
-    for (first, other), same in zip(pairs, executor.map(_same_image, *zip(*pairs, strict=True)), strict=True):
+    for (first, other), same in zip(pairs, spread(executor, _same_image, pairs), strict=True):
         if same:
             skipped["duplicate of another file"] += 1
             continue
@@ -198,30 +204,18 @@ def _in_one_stack(first: SliceHeader, second: SliceHeader) -> bool:
     )
 
 
-def _read_files(rules: SeriesRules, paths: list[Path]) -> list[list[SliceHeader] | str]:
-    """For each file the headers of its frames, or why it is skipped."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they quote the file
-        results = [_read_file(path, rules) for path in paths]
-    known: dict[Any, Any] = {}
-    return [one if isinstance(one, str) else [_sharing(header, known) for header in one] for one in results]
+def _read_file(rules: SeriesRules, path: str) -> list[SliceHeader] | str:
+    """The headers of a file's frames, or why it is skipped."""
+    with warnings.catch_warnings(action="ignore"):  # they quote the file
+        try:
+            return read_headers(path, rules)
+        except SkipError as reason:
+            return str(reason)
 
 
-def _sharing(header: SliceHeader, known: dict[Any, Any]) -> SliceHeader:
-    """The header with one object for what the slices of a series have in common: half the memory of a large cohort."""
-    values: dict[str, Any] = {name: getattr(header, name) for name in COMMON}
-    return replace(header, **{name: known.setdefault(value, value) for name, value in values.items()})
-
-
-def _read_file(path: Path, rules: SeriesRules) -> list[SliceHeader] | str:
-    try:
-        return read_headers(path, rules)
-    except SkipError as reason:
-        return str(reason)
-
-
-def _same_image(first: list[SliceHeader], other: list[SliceHeader]) -> bool:
+def _same_image(copies: tuple[list[SliceHeader], list[SliceHeader]]) -> bool:
     """Whether two files hold the same image, be it in different encodings."""
+    first, other = copies
     try:
         if filecmp.cmp(first[0].path, other[0].path, shallow=False):
             return True
@@ -243,10 +237,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _is_regular(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:
-        return False

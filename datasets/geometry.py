@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from datasets.dicom import SliceHeader
 
@@ -87,11 +86,24 @@ def sample(image: NDArray[np.float32], matrix: Matrix, side: int) -> NDArray[np.
     Where the patch is coarser than the image by more than LARGEST_STEP, a Gaussian of standard deviation
     (step - 1) / 2 pixels smooths the image first.
     """
-    in_array_order = matrix[::-1, [1, 0, 2]]  # (row, column) from (v, u)
-    steps = np.linalg.norm(in_array_order[:, :2], axis=1)
+    steps = np.linalg.norm(matrix[:, :2], axis=1)  # of x and of y
     if steps.max() > LARGEST_STEP:
-        image = ndimage.gaussian_filter(image, np.maximum(steps - 1, 0) / 2, mode="nearest")
-    turn, shift = in_array_order[:, :2], in_array_order[:, 2]
-    if turn[0, 1] == turn[1, 0] == 0:  # as in every T2W slice; SciPy takes half the time where it knows
-        turn = turn.diagonal()
-    return ndimage.affine_transform(image, turn, shift, (side, side), order=1, mode="constant", cval=0.0)
+        from scipy import ndimage  # takes a process of an ingest as long to import as a patient takes, and is rare
+
+        image = ndimage.gaussian_filter(image, np.maximum(steps[::-1] - 1, 0) / 2, mode="nearest")
+    (rows, columns), along = image.shape, np.arange(side)
+    x, y = (along * by_u + (along[:, None] * by_v + start) for by_u, by_v, start in matrix)
+    outside = (x < 0) | (x > columns - 1) | (y < 0) | (y > rows - 1)
+    left, top = np.floor(x).clip(0, columns - 1), np.floor(y).clip(0, rows - 1)
+    to_right, down = (x - left).astype(np.float32), (y - top).astype(np.float32)
+    upper_left, flat = (top * columns + left).astype(np.intp), image.ravel()
+
+    def between(left: NDArray[np.intp]) -> NDArray[np.float32]:
+        values = flat.take(left, mode="clip")  # beyond the last pixel the weight is 0
+        values += to_right * (flat.take(left + 1, mode="clip") - values)
+        return values
+
+    values = between(upper_left)
+    values += down * (between(upper_left + columns) - values)
+    values[outside] = 0
+    return values

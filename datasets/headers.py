@@ -12,8 +12,8 @@ import re
 import zlib
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -23,8 +23,9 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
+from datasets.plain_elements import NotPlainError, plain_dataset, read_plain
 from datasets.series_rules import SeriesRules, Trait, Weighting
 
 # What pydicom says about malformed values quotes the value, which may be a name, and the path: none may reach a log.
@@ -57,6 +58,9 @@ _REPETITION = ("DiffusionBValue", "TemporalPositionIdentifier", "EchoNumbers", "
 _SINGLE_FRAME = (*_IMAGE, *_UIDS, *_PLACE, *_CONTRAST, *_ENHANCED, *_REPETITION)
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _TAGS = [Tag(keyword) for keyword in (*_SINGLE_FRAME, *_GROUPS)]
+_WANTED = frozenset(map(int, _TAGS))  # as plain numbers, which compare faster
+_OF_SLICE = (int(Tag("SOPInstanceUID")), int(Tag("ImagePositionPatient")))
+_GROUP_TAGS = [int(Tag(keyword)) for keyword in _GROUPS]
 _KEYWORDS = {Tag(keyword): keyword for keyword in _SINGLE_FRAME}
 _VRS = {tag: dictionary_VR(tag) for tag in _KEYWORDS}
 _CONVERTED = {name: name for name in (*_PLACE, *_CONTRAST, *_REPETITION)}
@@ -86,7 +90,7 @@ class SkipError(Exception):
 class SliceHeader:
     """Identity, geometry and contrast of one image, or of one frame of a multi-frame image."""
 
-    path: Path = field(repr=False)
+    path: str = field(repr=False)
     frame: int | None  # index of the frame in a multi-frame image, None for a single-frame one
     sop_instance_uid: str  # UID of a single-frame image; UID#N for frame N (from 1) of a multi-frame one
     series_instance_uid: str
@@ -110,14 +114,18 @@ class SliceHeader:
         return unit
 
 
-def read_headers(path: Path, rules: SeriesRules) -> list[SliceHeader]:
+def read_headers(path: str, rules: SeriesRules) -> list[SliceHeader]:
     """A header for each frame of a file.
 
     Raises:
         SkipError: the file holds no image that has a place in the patient; says why.
     """
     try:
+        with suppress(NotPlainError):
+            return [_plain_header(path, rules)]
         dataset = _read_before_pixels(path)
+        if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+            raise SkipError("DICOMDIR")
         frames = _frames(dataset)
         return [_slice_header(path, index if len(frames) > 1 else None, facts, rules) for index, facts in frames]
     except SkipError:
@@ -126,14 +134,47 @@ def read_headers(path: Path, rules: SeriesRules) -> list[SliceHeader]:
         raise SkipError("unreadable file" if getattr(error, "errno", None) else "unreadable header") from None
 
 
-def open_dicom(path: Path) -> BinaryIO:
+def _plain_header(path: str, rules: SeriesRules) -> SliceHeader:
+    """A slice has its UID and position to itself; the rest is worked out once for all slices that have the same.
+
+    Raises:
+        NotPlainError: the file is to be read by pydicom.
+        SkipError: as `read_headers`.
+    """
+    with io.FileIO(path) as file:
+        plain = read_plain(file, _WANTED)
+    uid, position = (_split(plain.value(tag)) for tag in _OF_SLICE)
+    if len(uid) > 1 or not _UID.fullmatch(uid[0]) or any(tag in plain.wanted for tag in _GROUP_TAGS):
+        raise NotPlainError
+    try:
+        place = _numbers(map(float, position), 3)
+    except ValueError:
+        raise NotPlainError from None
+    common = _header_in_common(plain.encoded(without=_OF_SLICE), plain.syntax, rules)
+    if isinstance(common, SkipError):
+        raise common
+    return replace(common, path=path, sop_instance_uid=uid[0], position=place)
+
+
+@lru_cache(64)
+def _header_in_common(encoded: bytes, syntax: UID, rules: SeriesRules) -> SliceHeader | SkipError:
+    """The header of a slice that stands nowhere yet."""
+    try:
+        ((_, facts),) = _frames(plain_dataset(encoded, syntax))
+        facts |= {"SOPInstanceUID": "0", "ImagePositionPatient": [0, 0, 0]}
+        return _slice_header("", None, facts, rules)
+    except SkipError as reason:
+        return reason
+
+
+def open_dicom(path: str) -> BinaryIO:
     """A file at its start, in memory and inflated where its data set is deflated.
 
     Raises:
         SkipError: the file is not DICOM, or inflates to more than MOST_INFLATED_BYTES.
         OSError: the file cannot be read.
     """
-    file = path.open("rb")
+    file = io.BufferedReader(io.FileIO(path))
     start = file.read(1024)
     file.seek(0)
     if start[128:132] != b"DICM" and start[:2] not in _FIRST_GROUPS:
@@ -163,7 +204,7 @@ def _inflate(file: BinaryIO) -> BinaryIO:
     return inflated
 
 
-def _read_before_pixels(path: Path) -> Dataset:
+def _read_before_pixels(path: str) -> Dataset:
     """Reads FIRST_BYTES in one go, more only where the header is longer, since pydicom reads many times."""
     with open_dicom(path) as file:
         first = io.BytesIO(file.read(FIRST_BYTES))
@@ -185,8 +226,6 @@ def _read_before_pixels(path: Path) -> Dataset:
 
 def _frames(dataset: Dataset) -> list[tuple[int, dict[str, Any]]]:
     """Index and facts of each frame, in a multi-frame image from its functional groups."""
-    if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
-        raise SkipError("DICOMDIR")
     facts = dict.fromkeys(_SINGLE_FRAME) | {
         _KEYWORDS[tag]: _value(dataset, tag) for tag in dataset.keys() & _KEYWORDS.keys()
     }
@@ -215,8 +254,12 @@ def _value(dataset: Dataset, tag: BaseTag) -> Any:
     raw = dataset.get_item(tag).value
     if _VRS[tag] not in ("CS", "DS", "IS", "UI") or not isinstance(raw, bytes):
         return dataset[tag].value
-    texts = raw.decode("ascii", "replace").rstrip("\0 ").split("\\")
+    texts = _split(raw)
     return texts if len(texts) > 1 else texts[0]
+
+
+def _split(raw: bytes) -> list[str]:
+    return raw.decode("ascii", "replace").rstrip("\0 ").split("\\")
 
 
 def _group_facts(group: Dataset) -> dict[str, Any]:
@@ -229,7 +272,7 @@ def _group_facts(group: Dataset) -> dict[str, Any]:
     }
 
 
-def _slice_header(path: Path, frame: int | None, facts: dict[str, Any], rules: SeriesRules) -> SliceHeader:
+def _slice_header(path: str, frame: int | None, facts: dict[str, Any], rules: SeriesRules) -> SliceHeader:
     if any(not facts[name] for name in _PLACE):
         raise SkipError("image without position, orientation or pixel spacing")
     uids = [str(facts[name] or "") for name in _UIDS]

@@ -6,6 +6,7 @@ import logging
 import os
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +19,7 @@ from datasets.patches import FORMAT_VERSION, PatchStore, build_store
 from datasets.pseudonyms import pseudonymise
 from datasets.regions import draw_boxes
 from datasets.registration import RegistrationError, register
-from datasets.workers import workers
+from datasets.workers import spread, workers
 
 FEWEST_FILES_FOR_PROCESSES = 1000
 
@@ -66,7 +67,7 @@ def ingest(
         return found
     few = processes is None and len(files) < FEWEST_FILES_FOR_PROCESSES
     with workers(1 if few else processes) as executor:
-        reading = read_series(files, executor, rules.series, progress)
+        reading = read_series(list(files), executor, rules.series, progress)
         left_out = ", ".join(f"{count} {reason}" for reason, count in reading.skipped.items())
         log.info("%d files, %d series; skipped: %s", len(files), len(reading.series), left_out or "none")
         boxes, undrawn = draw_boxes(table, reading.series)
@@ -79,15 +80,14 @@ def ingest(
     return ingested
 
 
-def _fingerprint(root: Path, files: list[Path], annotations: pd.DataFrame, rules: IngestRules) -> str:
+def _fingerprint(root: Path, files: dict[str, os.stat_result], annotations: pd.DataFrame, rules: IngestRules) -> str:
     settings = rules.model_dump(mode="json", include=set(IngestRules.model_fields))
     remembered = list(Ingested.__annotations__)
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, remembered, settings, str(root.resolve())]).encode())
     digest.update(annotations.to_csv().encode())
-    regions = [Path(region) for region in annotations["region"].unique() if region]
-    for file in [*files, *regions]:
-        status = file.stat()
-        digest.update(os.fsencode(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n"))
+    statuses = files | {region: Path(region).stat() for region in annotations["region"].unique() if region}
+    lines = [f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n" for path, status in statuses.items()]
+    digest.update(os.fsencode("".join(lines)))
     return digest.hexdigest()
 
 
@@ -110,11 +110,8 @@ def _remember(fingerprint: Path, ingested: Ingested) -> None:
 def _registered(reading: Reading, boxes: pd.DataFrame, executor: Executor, progress: Progress | None) -> Align:
     """Register all pairs of series that the cohort may need; the result looks them up."""
     pairs = series_pairs(reading, boxes)
-    moved: dict[tuple[str, str], Series | str] = {}
-    for pair, result in zip(pairs, executor.map(_register, pairs), strict=True):
-        moved[_key(*pair)] = result
-        if progress:
-            progress("registrations", len(moved), len(pairs))
+    results = spread(executor, _register, pairs, progress and partial(progress, "registrations"))
+    moved = {_key(*pair): result for pair, result in zip(pairs, results, strict=True)}
 
     def align(t1: Series, t2: Series) -> Series:
         result = moved[_key(t1, t2)]

@@ -6,6 +6,7 @@ Apart from patches.py, so that the processes need not import pandas before they 
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +40,8 @@ class Written:
     contents: dict[str, str]
 
 
-def file_hash(path: Path) -> str:
-    with path.open("rb") as file:
+def file_hash(path: str) -> str:
+    with io.FileIO(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -55,7 +56,8 @@ def cut_patches(file: Path, context: float, patient: PatientBoxes) -> Written:
             failures[header.sop_instance_uid] = str(error)
     if failures:
         return Written(patient.patient_id, failures, {})
-    scales = {header: _intensity_scale(image) for header, image in pixels.items()}
+    samples = {header: image[::4, ::4] for header, image in pixels.items()}
+    scales = {header: _intensity_scale(image, samples[header]) for header, image in pixels.items()}
     array = np.load(file, mmap_mode="r+")
     side = array.shape[-1]
     for row, box, images in zip(patient.rows, patient.boxes, patient.slices, strict=True):
@@ -63,16 +65,15 @@ def cut_patches(file: Path, context: float, patient: PatientBoxes) -> Written:
         for channel, (header, matrix) in enumerate(zip(images, matrices, strict=True)):
             values = sample(pixels[header], matrix, side) / scales[header]
             array[row, channel] = np.clip(values, -FLOAT16_LIMIT, FLOAT16_LIMIT)
-    contents = {header.sop_instance_uid: _pixel_digest(image) for header, image in pixels.items() if np.ptp(image) > 0}
+    contents = {one.sop_instance_uid: _digest(image) for one, image in samples.items() if np.ptp(image) > 0}
     return Written(patient.patient_id, {}, contents)
 
 
-def _pixel_digest(image: NDArray[np.float32]) -> str:
-    """Of every fourth row: images that agree there are one image, and hashing takes a quarter of the time."""
-    return hashlib.sha256(image[::4].tobytes()).hexdigest()
+def _digest(sample: NDArray[np.float32]) -> str:
+    """Images that agree in every fourth row and column are one image: noise would tell others apart."""
+    return hashlib.sha256(sample.tobytes()).hexdigest()
 
 
-def _intensity_scale(image: NDArray[np.float32]) -> np.float32:
-    """The 99th percentile of the magnitudes of every fourth row and column, or the largest one where that is 0."""
-    magnitudes = np.abs(image[::4, ::4])
-    return np.float32(np.percentile(magnitudes, SCALE_PERCENTILE) or np.abs(image).max() or 1.0)
+def _intensity_scale(image: NDArray[np.float32], sample: NDArray[np.float32]) -> np.float32:
+    """The 99th percentile of the sample's magnitudes, or the image's largest one where that is 0."""
+    return np.float32(np.percentile(np.abs(sample), SCALE_PERCENTILE) or np.abs(image).max() or 1.0)

@@ -28,6 +28,7 @@ from datasets.ingest_rules import IngestRules
 from datasets.leakage import SharedContent, resolve
 from datasets.patch_cutting import PatientBoxes, Written, cut_patches, file_hash
 from datasets.tables import read_csv, to_csv
+from datasets.workers import spread
 
 FORMAT_VERSION = 2
 CHECKSUMS = "checksums.json"
@@ -98,11 +99,8 @@ def build_store(
 def _content_hashes(cohort: Cohort, executor: Executor, progress: Progress | None) -> list[str]:
     paths = [header.path for images in cohort.slices for header in images]
     unique = list(dict.fromkeys(paths))
-    hashes: dict[Path, str] = {}
-    for path, content in zip(unique, executor.map(file_hash, unique, chunksize=64), strict=True):
-        hashes[path] = content
-        if progress:
-            progress("hashes", len(hashes), len(unique))
+    report = progress and partial(progress, "hashes")
+    hashes = dict(zip(unique, spread(executor, file_hash, unique, report, at_once=32), strict=True))
     return [hashes[path] for path in paths]
 
 
@@ -153,13 +151,8 @@ def _write_patches(
     """Fills the array in parallel, patient by patient."""
     shape = (len(cohort.lesions), 6, rules.side, rules.side)
     open_memmap(file, mode="w+", dtype=np.float16, shape=shape).flush()
-    patients = _patients(cohort)
-    written: list[Written] = []
-    for one in executor.map(partial(cut_patches, file, rules.widest_context), patients):
-        written.append(one)
-        if progress:
-            progress("patches", len(written), len(patients))
-    return written
+    report = progress and partial(progress, "patches")
+    return spread(executor, partial(cut_patches, file, rules.widest_context), _patients(cohort), report)
 
 
 def _patients(cohort: Cohort) -> list[PatientBoxes]:

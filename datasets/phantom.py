@@ -13,7 +13,7 @@ from datasets.phantom_anatomy import ABNORMAL, Anatomy, draw_anatomy
 from datasets.phantom_dicom import slice_uid, write_study
 from datasets.phantom_features import BENIGN_PATIENTS, MALIGNANT_PATIENTS, draw_calls, draw_features
 from datasets.phantom_series import Grid, Series, acquire_study
-from datasets.workers import workers
+from datasets.workers import spread, workers
 
 README = """Synthetic data: no patient was imaged. Written by datasets/phantom.py, patients={patients} seed={seed}.
 dicom/           MR images of mathematical spines (sagittal T1W and T2W, axial T2W)
@@ -57,13 +57,8 @@ def write_phantom(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-unfinished-", dir=folder.parent) as temporary:
         unfinished = Path(temporary, "phantom")
-        rows = []
         with workers(processes) as pool:
-            written = pool.map(partial(_write_patient, unfinished, seed), range(patients), labels)
-            for done, row in enumerate(written, start=1):
-                rows.append(row)
-                if progress is not None:
-                    progress(done, patients)
+            rows = spread(pool, partial(_write_patient, unfinished, seed), list(enumerate(labels)), progress)
         for name, tables in zip(("annotations", "features", "readers"), zip(*rows, strict=True), strict=True):
             pd.concat(tables).to_csv(unfinished / f"{name}.csv", index=False)
         (unfinished / "README.txt").write_text(README.format(patients=patients, seed=seed))
@@ -126,8 +121,9 @@ def _centre_on_slice(anatomy: Anatomy, grid: Grid, index: int) -> np.ndarray:
     return grid.pixel_of(centre + np.array([along, 0, 0]))[:2]
 
 
-def _write_patient(folder: Path, seed: int, index: int, label: int) -> tuple[pd.DataFrame, ...]:
-    """Write one patient's files; its rows of annotations, features and readers."""
+def _write_patient(folder: Path, seed: int, indexed_label: tuple[int, int]) -> tuple[pd.DataFrame, ...]:
+    """Write the files of a patient (index, label); its rows of annotations, features and readers."""
+    index, label = indexed_label
     patient = simulate_patient(seed, index, label)
     write_study(folder / "dicom" / f"{index + 1:04d}", patient.patient_id, patient.study, seed)
     annotations = pd.DataFrame(

@@ -6,6 +6,8 @@ A size is believed only where the file or the codestream bears it out, so that m
 import io
 import struct
 import warnings
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import imagecodecs
@@ -22,6 +24,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from datasets.headers import SkipError, SliceHeader, open_dicom
+from datasets.plain_elements import NotPlainError, plain_dataset, read_plain
 
 _CODECS = {
     **dict.fromkeys(syntaxes.JPEGTransferSyntaxes, imagecodecs.jpeg8_decode),
@@ -40,6 +43,7 @@ _IMAGE_PIXEL = (
 _VALUES = ("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit")
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _TAGS = [Tag(keyword) for keyword in (*_IMAGE_PIXEL, *_VALUES, *_GROUPS)]
+_WANTED = frozenset(map(int, _TAGS))
 
 
 _REASONS = {AttributeError: "image attributes are missing", NotImplementedError: "encoding not supported"}
@@ -59,12 +63,17 @@ def read_pixels(header: SliceHeader) -> NDArray[np.float32]:
     """
     syntax = "unknown transfer syntax"
     try:
-        with warnings.catch_warnings(), open_dicom(header.path) as opened:
+        with warnings.catch_warnings(), ExitStack() as opened:
             warnings.simplefilter("ignore")  # they quote the file
-            # In memory, asking for more bytes than there are, as false lengths do, reserves none.
-            file = opened if header.path.stat().st_size > MOST_IN_MEMORY else io.BytesIO(opened.read())
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
-            transfer_syntax = _transfer_syntax(dataset)
+            try:
+                file: BinaryIO | io.FileIO = opened.enter_context(io.FileIO(header.path))
+                dataset, transfer_syntax = _read_native(file)
+            except NotPlainError:
+                whole = opened.enter_context(open_dicom(header.path))
+                # In memory, asking for more bytes than there are, as false lengths do, reserves none.
+                file = whole if Path(header.path).stat().st_size > MOST_IN_MEMORY else io.BytesIO(whole.read())
+                dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+                transfer_syntax = _transfer_syntax(dataset)
             syntax = transfer_syntax.name
             stored = _stored_values(file, dataset, transfer_syntax, header)
             pixels = _meaning(stored, dataset, header.frame or 0)
@@ -78,6 +87,14 @@ def read_pixels(header: SliceHeader) -> NDArray[np.float32]:
     return pixels
 
 
+def _read_native(file: BinaryIO) -> tuple[Dataset, UID]:
+    plain = read_plain(file, _WANTED)
+    if plain.syntax.is_encapsulated:
+        raise NotPlainError
+    file.seek(plain.pixels)
+    return plain_dataset(plain.encoded(), plain.syntax), plain.syntax
+
+
 def _transfer_syntax(dataset: Dataset) -> UID:
     declared = dataset.file_meta.get("TransferSyntaxUID")
     if declared is None:
@@ -89,7 +106,7 @@ def _transfer_syntax(dataset: Dataset) -> UID:
     return UID(declared)
 
 
-def _stored_values(file: BinaryIO, dataset: Dataset, syntax: UID, header: SliceHeader) -> NDArray[np.int32]:
+def _stored_values(file: BinaryIO, dataset: Dataset, syntax: UID, header: SliceHeader) -> NDArray[Any]:
     """Image (rows, columns) as stored, without the bits beside BitsStored; the file stands at the pixel data."""
     decoder = get_decoder(syntax)
     bits, stored, frame = int(dataset.BitsAllocated), int(dataset.BitsStored), header.frame or 0
@@ -112,6 +129,11 @@ def _stored_values(file: BinaryIO, dataset: Dataset, syntax: UID, header: SliceH
     used = options["bits_stored"] = int(dataset.get("HighBit", stored - 1)) + 1
     if not 0 < stored <= used <= bits:
         raise _DamageError(f"{stored} of {bits} bits stored below bit {used}")
+    if syntax in (syntaxes.ImplicitVRLittleEndian, syntaxes.ExplicitVRLittleEndian):
+        size = header.rows * header.columns * bits // 8
+        file.seek(frame * size, io.SEEK_CUR)
+        native = np.frombuffer(file.read(size), f"<{'ui'[dataset.PixelRepresentation]}{bits // 8}")
+        return native.reshape(header.rows, header.columns) << bits - used >> bits - stored
     pixels: NDArray[np.int32] = decoder.as_array(file, index=frame, raw=True, **options)[0].astype(np.int32)
     return pixels >> (used - stored)
 
@@ -174,14 +196,14 @@ def _jpeg2000_size(encoded: bytes) -> tuple[int, ...]:
     return (precision & 0x7F) + 1, y - top, x - left, components
 
 
-def _meaning(stored: NDArray[np.int32], dataset: Dataset, frame: int) -> NDArray[np.float32]:
+def _meaning(stored: NDArray[Any], dataset: Dataset, frame: int) -> NDArray[np.float32]:
     """Image (rows, columns) in the units that rescaling or the lookup table gives, padding 0 (PS3.3 C.7.5.1.1.2)."""
     padding = _padding(stored, dataset)
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
         lowest = -(1 << dataset.BitsStored - 1) if dataset.PixelRepresentation else 0
-        stored = 2 * lowest + (1 << dataset.BitsStored) - 1 - stored
+        stored = 2 * lowest + (1 << dataset.BitsStored) - 1 - stored.astype(np.int32)
     if dataset.get("ModalityLUTSequence"):
-        pixels = apply_modality_lut(stored, dataset).astype(np.float32)
+        pixels = apply_modality_lut(stored.astype(np.int32), dataset).astype(np.float32)
     else:
         slope, intercept = _rescaling(dataset, frame)
         plain = (slope, intercept) == (1, 0)  # of 16 bits, which float32 holds exactly
@@ -191,7 +213,7 @@ def _meaning(stored: NDArray[np.int32], dataset: Dataset, frame: int) -> NDArray
     return pixels
 
 
-def _padding(stored: NDArray[np.int32], dataset: Dataset) -> NDArray[np.bool_] | None:
+def _padding(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_] | None:
     if dataset.get("PixelPaddingValue") is None:
         return None
     one = _signed(dataset.PixelPaddingValue, dataset)

@@ -40,7 +40,7 @@ def examine(paths: list[Path]) -> str:
     from datasets.series_rules import SeriesRules
 
     with ThreadPoolExecutor(1) as executor:
-        reading = read_series(paths, executor, SeriesRules())
+        reading = read_series([str(path) for path in paths], executor, SeriesRules())
     headers = [header for series in reading.series for header in series.slices]
     for reason in reading.skipped:
         _hold_reason(reason)
@@ -62,11 +62,11 @@ def examine(paths: list[Path]) -> str:
             causes = [error, error.__cause__, error.__context__]
             if any(isinstance(cause, MemoryError) for cause in causes):
                 raise BrokenPromiseError("asks for more memory than there is") from error
-            results.append((header.path, f"refused: {error}"))
+            results.append((Path(header.path), f"refused: {error}"))
             continue
         if pixels.dtype != np.float32 or pixels.shape != (header.rows, header.columns) or not np.isfinite(pixels).all():
             raise BrokenPromiseError(f"pixels {pixels.dtype} {pixels.shape}, or not finite")
-        results.append((header.path, "pixels"))
+        results.append((Path(header.path), "pixels"))
     for path in paths[1:]:
         if not reading.conflicting and (path, "pixels") not in results and (paths[0], "pixels") not in results:
             raise BrokenPromiseError("a sound file is lost beside a damaged one")

@@ -158,7 +158,7 @@ def annotation(patient: str, label: int, stack: Stack, index: int, box: tuple[fl
 def read_folder(folder: Path) -> Reading:
     """Everything in a folder, by the default rules."""
     with ThreadPoolExecutor(1) as executor:
-        return read_series(list_files(folder, leave_out=folder / "cache"), executor, SeriesRules())
+        return read_series(list(list_files(folder, leave_out=folder / "cache")), executor, SeriesRules())
 
 
 def series_in(folder: Path) -> list[Series]:

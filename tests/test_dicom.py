@@ -1,10 +1,9 @@
 """Reading: order along the normal, foreign files, duplicates, multi-frame images, stacks, contrast, privacy."""
 
-import multiprocessing
 import os
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pydicom.uid import UID, RLELossless
 from datasets.dicom import Series, list_files, read_series
 from datasets.pixels import read_pixels
 from datasets.series_rules import SeriesRules
+from datasets.workers import workers
 from tests.mr_files import (
     T1W,
     T2W,
@@ -62,7 +62,7 @@ def test_real_series_agrees_with_simpleitk(shared: Path) -> None:
     folder = shared / "data" / "sagittal-t1"
     (series,) = series_in(folder)
     names = list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
-    ours = [str(header.path) for header in series.slices]
+    ours = [header.path for header in series.slices]
     assert len(ours) == 12
     assert ours in (names, names[::-1])
     assert series.is_sagittal
@@ -107,7 +107,7 @@ def test_foreign_files_are_skipped_and_counted(tmp_path: Path) -> None:
 
 def test_an_unreadable_file_is_counted(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as executor:
-        reading = read_series([tmp_path / "gone", tmp_path], executor, SeriesRules())
+        reading = read_series([str(tmp_path / "gone"), str(tmp_path)], executor, SeriesRules())
     assert reading.skipped == {"unreadable file": 2}
 
 
@@ -338,10 +338,11 @@ def test_spawned_processes_read_the_same_and_report_progress(tmp_path: Path) -> 
             write_stack(tmp_path / str(number), stack)
     seen: list[tuple[str, int, int]] = []
     files = list_files(tmp_path, leave_out=tmp_path / "cache")
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
-        reading = read_series(files, executor, SeriesRules(), lambda *step: seen.append(step))
+    with workers(2) as executor:
+        reading = read_series(list(files), executor, SeriesRules(), lambda *step: seen.append(step))
     assert list(reading.series) == series_in(tmp_path)
-    assert seen == [("headers", 64, 140), ("headers", 128, 140), ("headers", 140, 140)]
+    assert seen == sorted(seen)
+    assert (len(seen) >= 3, seen[-1]) == (True, ("headers", 140, 140))
 
 
 def test_series_of_several_orientations_becomes_several_stacks(tmp_path: Path) -> None:
@@ -376,7 +377,7 @@ def test_nothing_personal_leaves_the_reader(
         warnings.simplefilter("always")
         reading = read_folder(tmp_path)
         shown = [repr(reading), repr(read_folder(FILES / "sagittal-t1"))]
-        for header in (one for one in reading.series[0].slices if one.path.name >= "02"):
+        for header in (one for one in reading.series[0].slices if Path(one.path).name >= "02"):
             with pytest.raises(ValueError) as error:
                 read_pixels(header)
             shown.append(str(error.value))

@@ -1,5 +1,6 @@
 """DICOM and annotations to a patch store: geometry end to end, what rebuilds it, what is excluded, privacy."""
 
+import io
 import json
 import os
 import pickle
@@ -411,15 +412,13 @@ def test_a_patient_who_moved_is_excluded_or_registered(tmp_path: Path) -> None:
 def test_a_file_that_could_not_be_read_is_read_when_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Permissions change without a trace in size and time: what could not be read must not be remembered."""
     write_cohort(tmp_path, patients=1)
-    opened = Path.open
 
-    def refuse(path: Path, *arguments: Any, **named: Any) -> Any:
-        if path.is_relative_to(tmp_path / "images"):
+    class Refused(io.FileIO):
+        def __init__(self, _: str) -> None:
             raise PermissionError(13, "Permission denied")
-        return opened(path, *arguments, **named)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "open", refuse)
+        patched.setattr(io, "FileIO", Refused)
         assert run(tmp_path)[0].lesions.empty
     assert len(run(tmp_path)[0].lesions) == 2
 
