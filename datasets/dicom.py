@@ -184,8 +184,8 @@ def _acquisitions(stack: list[SliceHeader]) -> list[Series]:
 
 
 def _in_order(stack: list[SliceHeader]) -> Series:
-    normal = stack[0].normal
-    return Series(tuple(sorted(stack, key=lambda header: float(normal @ header.position))))
+    offsets = np.array([header.position for header in stack]) @ stack[0].normal
+    return Series(tuple(stack[place] for place in offsets.argsort(kind="stable")))
 
 
 def _in_one_stack(first: SliceHeader, second: SliceHeader) -> bool:
@@ -194,9 +194,8 @@ def _in_one_stack(first: SliceHeader, second: SliceHeader) -> bool:
     spacings = zip(first.pixel_spacing, second.pixel_spacing, strict=True)
     cosines = zip(first.orientation, second.orientation, strict=True)
     apart = [to - start for start, to in zip(first.position, second.position, strict=True)]
-    shifts = (
-        sum(a * b for a, b in zip(apart, axis, strict=True)) for axis in np.reshape(first.orientation, (2, 3)).tolist()
-    )
+    axes = first.orientation[:3], first.orientation[3:]
+    shifts = (sum(a * b for a, b in zip(apart, axis, strict=True)) for axis in axes)
     return (
         all(abs(one - other) <= SPACING_TOLERANCE * one for one, other in spacings)
         and all(abs(one - other) <= PARALLEL_TOLERANCE for one, other in cosines)

@@ -40,7 +40,7 @@ class Written:
     contents: dict[str, str]
 
 
-def file_hash(path: str) -> str:
+def file_hash(path: str | Path) -> str:
     with io.FileIO(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -30,8 +31,9 @@ from datasets.patch_cutting import PatientBoxes, Written, cut_patches, file_hash
 from datasets.tables import read_csv, to_csv
 from datasets.workers import spread
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 CHECKSUMS = "checksums.json"
+PART = 2**18  # bytes read at once
 _TEXT = dict.fromkeys(("patient_id", "site", "sop_instance_uid", "t1_series_uid", "t2_series_uid", "note"), str)
 
 log = logging.getLogger(__name__)
@@ -62,8 +64,8 @@ class PatchStore:
         if not self.folder.is_dir():
             return False
         try:
-            checksums: dict[str, str] = json.loads((self.folder / CHECKSUMS).read_text())
-            changed = [name for name, checksum in checksums.items() if file_hash(self.folder / name) != checksum]
+            checksums: dict[str, int] = json.loads((self.folder / CHECKSUMS).read_text())
+            changed = [name for name, checksum in checksums.items() if _checksum(self.folder / name) != checksum]
         except (FileNotFoundError, ValueError, AttributeError):
             changed = [CHECKSUMS]
         if changed:
@@ -127,13 +129,22 @@ def _build(
         _keep_rows(folder / "patches.npy", lesions.index)
         (folder / "cohort.csv").write_text(to_csv(lesions), encoding="utf-8")
         (folder / "excluded.csv").write_text(to_csv(excluded), encoding="utf-8")
-        checksums = {file.name: file_hash(file) for file in sorted(folder.iterdir())}
+        checksums = {file.name: _checksum(file) for file in sorted(folder.iterdir())}
         (folder / CHECKSUMS).write_text(json.dumps(checksums))
         try:
             folder.rename(store.folder)
         except OSError:
             if not store.folder.is_dir():
                 raise
+
+
+def _checksum(file: Path) -> int:
+    """CRC-32, which tells damage from what was written three times as fast as a digest."""
+    checksum = 0
+    with file.open("rb", buffering=0) as opened:
+        for part in iter(partial(opened.read, PART), b""):
+            checksum = zlib.crc32(part, checksum)
+    return checksum
 
 
 def _remove_abandoned(parent: Path) -> None:

@@ -115,27 +115,33 @@ def _stored_values(file: BinaryIO, dataset: Dataset, syntax: UID, header: SliceH
     if bits not in (8, 16) or dataset.get("SamplesPerPixel", 1) != 1:
         raise _DamageError(f"{bits} bits allocated, or colours")
     vr, length = _pixel_element(file, little_endian=syntax.is_little_endian)
+    used = int(dataset.get("HighBit", stored - 1)) + 1
+    if not syntax.is_encapsulated:
+        size = header.rows * header.columns * bits // 8
+        _require_bytes(file, (frame + 1) * size, length)
+        _require_bits(bits, stored, used)
+        if syntax.is_little_endian:
+            file.seek(frame * size, io.SEEK_CUR)
+            native = np.frombuffer(file.read(size), f"<{'ui'[dataset.PixelRepresentation]}{bits // 8}")
+            return native.reshape(header.rows, header.columns) << bits - used >> bits - stored
     options: dict[str, Any] = as_pixel_options(dataset, pixel_keyword="PixelData", pixel_vr=vr)
-    if syntax in _CODECS or syntax == syntaxes.RLELossless:
+    if syntax.is_encapsulated:
         offsets = options.pop("extended_offsets", None)
         encoded = get_frame(file, frame, number_of_frames=options["number_of_frames"], extended_offsets=offsets)
         if syntax in _CODECS:
             return _decoded(encoded, syntax, header, dataset)
         if len(encoded) > MOST_RLE_BYTES:
             raise _DamageError("run lengths beyond measure")
+        _require_bits(bits, stored, used)
         file, frame, options["number_of_frames"] = io.BytesIO(encapsulate([encoded], has_bot=False)), 0, 1
-    else:
-        _require_bytes(file, (frame + 1) * header.rows * header.columns * bits // 8, length)
-    used = options["bits_stored"] = int(dataset.get("HighBit", stored - 1)) + 1
-    if not 0 < stored <= used <= bits:
-        raise _DamageError(f"{stored} of {bits} bits stored below bit {used}")
-    if syntax in (syntaxes.ImplicitVRLittleEndian, syntaxes.ExplicitVRLittleEndian):
-        size = header.rows * header.columns * bits // 8
-        file.seek(frame * size, io.SEEK_CUR)
-        native = np.frombuffer(file.read(size), f"<{'ui'[dataset.PixelRepresentation]}{bits // 8}")
-        return native.reshape(header.rows, header.columns) << bits - used >> bits - stored
+    options["bits_stored"] = used
     pixels: NDArray[np.int32] = decoder.as_array(file, index=frame, raw=True, **options)[0].astype(np.int32)
     return pixels >> (used - stored)
+
+
+def _require_bits(allocated: int, stored: int, used: int) -> None:
+    if not 0 < stored <= used <= allocated:
+        raise _DamageError(f"{stored} of {allocated} bits stored below bit {used}")
 
 
 def _pixel_element(file: BinaryIO, *, little_endian: bool) -> tuple[str, int]:

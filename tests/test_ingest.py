@@ -414,8 +414,10 @@ def test_a_file_that_could_not_be_read_is_read_when_it_can_be(tmp_path: Path, mo
     write_cohort(tmp_path, patients=1)
 
     class Refused(io.FileIO):
-        def __init__(self, _: str) -> None:
-            raise PermissionError(13, "Permission denied")
+        def __init__(self, path: str) -> None:
+            if str(tmp_path / "images") in str(path):
+                raise PermissionError(13, "Permission denied")
+            super().__init__(path)
 
     with monkeypatch.context() as patched:
         patched.setattr(io, "FileIO", Refused)
