@@ -89,7 +89,8 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
         log.info("all folds are done: nothing to train")
         return
     # Only now: Ray takes seconds to import, and a finished sweep needs none of it.
-    from sweep.tune_adapter import Workplace, run_units
+    from sweep.tune_adapter import run_units
+    from sweep.worker import Workplace
 
     workplace = Workplace(
         directory=Path.cwd(),

@@ -153,6 +153,7 @@ class Resources(Section):
     gpus_per_fold: float | None = Field(ge=0)
     folds_per_pack: int | None = Field(ge=1, le=64)
     tries: int = Field(ge=1)
+    stall_minutes: float = Field(gt=0)
 
     @field_validator("gpus_per_fold")
     @classmethod
@@ -240,7 +241,7 @@ class Settings(Section):
         """
         idle = ["name", "output", "cache", "search.configurations", "resources.gpus_per_fold", "resources.tries"]
         idle += ["data.max_excluded", "data.pseudonym_key", *(f"cluster.{name}" for name in Cluster.model_fields)]
-        idle += ["resources.folds_per_pack"]
+        idle += ["resources.folds_per_pack", "resources.stall_minutes"]
         idle += [f"evaluation.{name}" for name in Evaluation.model_fields if name != "slices"]
         return {name: value for name, value in flatten(self.model_dump(mode="json")).items() if name not in idle}
 

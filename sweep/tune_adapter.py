@@ -7,8 +7,7 @@ import os
 import signal
 import tempfile
 import threading
-import time
-import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -16,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from pydantic import BaseModel
 from ray import tune
-from ray.tune import Callback, RunConfig, TuneConfig
+from ray.tune import RunConfig, TuneConfig
 from ray.tune.search import Searcher
 
-from sweep.ledger import Ledger, Unit
+from sweep.ledger import Unit
 from sweep.search import Candidate, Search
 from sweep.settings import Cluster, Configuration, Resources, SettingsError
+from sweep.watch import Watch, living_nodes
+from sweep.worker import FoldTrainable, PackedUnit, Workplace
 
-SECONDS_BETWEEN_BEATS = 0.5
 WORKER_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a unit without a GPU sees none
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # the working directory is the sweep's
@@ -33,79 +32,6 @@ WORKER_ENVIRONMENT = {
 FOLDS_SIDE_BY_SIDE = 10  # the study's: one configuration on one GPU
 
 log = logging.getLogger("sweep")
-
-
-class Workplace(BaseModel, frozen=True):
-    """Where every worker finds the sweep's data and leaves its results; all on storage that workers share."""
-
-    directory: Path
-    """Where the sweep was started: relative paths of the settings mean the same in workers."""
-    ledger: Path
-    split: Path
-    split_digest: str
-    store: Path
-    store_digest: str
-
-
-class PackedUnit(BaseModel, frozen=True):
-    """What a worker is told of a unit."""
-
-    configuration: Configuration
-    fold: int
-    workplace: Workplace
-
-    @property
-    def unit(self) -> Unit:
-        return Unit(self.configuration.digest, self.fold)
-
-    @property
-    def ledger(self) -> Ledger:
-        return Ledger(self.workplace.ledger, self.workplace.split_digest)
-
-
-class FoldTrainable(tune.Trainable):
-    """A warm worker process: every trial that reuses it trains a pack of units, start to end, in a single step."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        self._pack = [PackedUnit.model_validate(one) for one in config["pack"]]
-        os.chdir(self._pack[0].workplace.directory)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.setup(new_config)
-        return True
-
-    def step(self) -> dict[str, Any]:
-        # Imported by the worker alone: the driver never pays for torch.
-        from datasets.patches import PatchStore
-        from sweep.train_fold import Task, train_pack
-
-        begun = [(one, one.ledger.begin(one.unit)) for one in self._pack]
-        # What has its last file was killed before its DONE.
-        tasks = {
-            one: Task(one.configuration, one.fold, folder, one.workplace.split)
-            for one, folder in begun
-            if not (folder / "result.json").exists()
-        }
-        try:
-            place = self._pack[0].workplace
-            diverged = train_pack([*tasks.values()], PatchStore(place.store, place.store_digest)) if tasks else []
-        except Exception as error:
-            # Other errors may quote paths, which may hold names: the traceback stays in the units' folders.
-            for one, folder in begun:
-                (folder / "error.txt").write_text(traceback.format_exc())
-                reason = f"{type(error).__name__}, see error.txt in the unit's folder"
-                one.ledger.record_failure(one.unit, reason, final=False)
-            raise  # ends the process: nothing of a broken one, a CUDA context say, reaches the next unit
-        failed = dict(zip(tasks, diverged, strict=True))
-        for one in self._pack:
-            if why := failed.get(one):
-                one.ledger.record_failure(one.unit, str(why), final=True)
-            else:
-                one.ledger.finish(one.unit)
-        return {"done": True}
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Tune keeps nothing: the unit's own checkpoint is in its working folder."""
 
 
 class UnitSearcher(Searcher):
@@ -119,8 +45,11 @@ class UnitSearcher(Searcher):
         search: Search,
         workplace: Callable[[Candidate], Workplace],
         on_event: Callable[[Candidate, int], None],
+        watch: Watch,
     ) -> None:
         super().__init__()
+        self._watch, self._failed_on = watch, defaultdict[Unit, set[str]](set)
+        self._retries: list[list[tuple[Candidate, int]]] = []
         self._search, self._workplace, self._on_event = search, workplace, on_event
         self._packs: dict[str, list[tuple[Candidate, int]]] = {}
         self.pack_size: Callable[[Configuration], int] = lambda _: 1
@@ -128,16 +57,48 @@ class UnitSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Ray's own FINISHED is a str
         try:
-            if self.error or self._search.is_finished:
+            if self.error or (self._search.is_finished and not self._retries):
                 return Searcher.FINISHED
-            pack = self._next_pack()
+            # A retry waits for more room than others leave: nobody else starts before it has.
+            pack = self._retries.pop() if self._retries else [] if self._watch.avoiding else self._next_pack()
         except Exception as error:
             self.error = error
             return Searcher.FINISHED
         if not pack:
             return None
         self._packs[trial_id] = pack
+        return self._config(pack) | (self._elsewhere(trial_id, pack) if _is_retry(pack) else {})
+
+    def _config(self, pack: list[tuple[Candidate, int]]) -> dict[str, Any]:
         return {"pack": [self._packed(*unit).model_dump(mode="json") for unit in pack]}
+
+    def _elsewhere(self, trial_id: str, pack: list[tuple[Candidate, int]]) -> dict[str, Any]:
+        """A retry gets twice the room of the last try, for memory may have been short, and another node if any."""
+        nodes = living_nodes()
+        failed_on = {node for candidate, fold in pack for node in self._failed_on[candidate.unit(fold)]}
+        avoid = frozenset(failed_on & nodes.keys() if nodes.keys() - failed_on else ())
+        self._watch.avoiding[trial_id] = avoid
+        tries = max(candidate.tries.get(fold, 0) for candidate, fold in pack)
+        return {"times": 2**tries, "nodes": list(nodes.values()), "avoid": sorted(avoid)}
+
+    def is_over(self, trial_id: str, result: Mapping[Any, Any]) -> bool:
+        """After a pack: whether its worker's trial ends. Else the worker has been given the next pack.
+
+        So Tune's time and memory for a trial are spent once a worker, not once a unit.
+        """
+        was_retry = _is_retry(self._packs[trial_id])
+        self._end_pack(trial_id)
+        try:
+            if was_retry or self._retries or self._watch.avoiding or self.error or not (pack := self._next_pack()):
+                return True
+            if _is_retry(pack):
+                self._retries.append(pack)
+                return True
+            self._packs[trial_id] = pack
+            self._watch.actors[trial_id].reset_config.remote(self._config(pack))
+        except Exception as error:
+            self.error = error
+        return self.error is not None
 
     def _next_pack(self) -> list[tuple[Candidate, int]]:
         """Units for one worker; one that failed before goes alone, so that it takes no others with it again."""
@@ -153,22 +114,37 @@ class UnitSearcher(Searcher):
         return PackedUnit(configuration=candidate.configuration, fold=fold, workplace=self._workplace(candidate))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self._end_pack(trial_id)
+        self._watch.forget(trial_id)
+
+    def _end_pack(self, trial_id: str) -> None:
         """Whatever Tune says of the trial, the ledger says which of its units are done."""
-        for candidate, fold in self._packs.pop(trial_id):
+        node, stalled = self._watch.node_of(trial_id), self._watch.stalled.get(trial_id)
+        for candidate, fold in self._packs.pop(trial_id, []):
             try:
-                self._take_outcome(candidate, fold)
+                self._take_outcome(candidate, fold, node, stalled)
             except Exception as problem:
                 self.error = self.error or problem
 
-    def _take_outcome(self, candidate: Candidate, fold: int) -> None:
+    def folders(self, trial_id: str) -> list[Path]:
+        """In which a trial's worker works."""
+        packed = [self._packed(*unit) for unit in self._packs.get(trial_id, [])]
+        return [one.ledger.partial(one.unit) for one in packed]
+
+    def _take_outcome(self, candidate: Candidate, fold: int, node: str | None, stalled: str | None) -> None:
         packed = self._packed(candidate, fold)
         if packed.ledger.is_done(packed.unit):
             for damaged in packed.ledger.finished(packed.unit).glob("*.damaged"):
                 log.warning("%s: a checkpoint that was not whole was not used", damaged)
             self._search.succeeded(candidate, fold)
+        elif node and node not in living_nodes():
+            log.warning("configuration %d fold %d goes on elsewhere: its node is gone", candidate.number, fold)
+            candidate.running.discard(fold)  # no try of its own: machines that come and go must not fail it
+            return
         else:
             reason, final = packed.ledger.take_failure(packed.unit)
-            self._search.failed(candidate, fold, reason, final=final)
+            self._failed_on[packed.unit] |= {node} if node else set()
+            self._search.failed(candidate, fold, stalled or reason, final=final)
         self._on_event(candidate, fold)
 
     # What is done stands in the ledger and Optuna's journal: Tune's snapshots of the searcher hold nothing.
@@ -182,22 +158,21 @@ class UnitSearcher(Searcher):
         return Searcher, ()
 
 
-class _Heartbeat(Callback):
-    """Runs between two steps of Tune's loop, where stopping leaves nothing half done."""
+def _is_retry(pack: list[tuple[Candidate, int]]) -> bool:
+    return any(candidate.tries.get(fold) for candidate, fold in pack)
 
-    def __init__(self, beat: Callable[[], None], stop: threading.Event) -> None:
-        self._beat, self._stop = beat, stop
-        self._last = 0.0
 
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if time.monotonic() - self._last >= SECONDS_BETWEEN_BEATS:
-            self._beat()
-            self._last = time.monotonic()
-        if self._stop.is_set():
-            raise KeyboardInterrupt
-
-    def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
-        return Callback, ()
+def trial_resources(needed: Mapping[str, float], config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+    """What a trial takes of one node: retries more, though never more than some node or device has."""
+    bundle = {}
+    for name, amount in needed.items():
+        most = max([node.get(name, 0.0) for node in config.get("nodes", [])], default=amount)
+        most = min(most, 1.0) if name == "GPU" and amount <= 1 else most
+        bundle[name] = max(amount, min(amount * config.get("times", 1), most))
+    avoid = config.get("avoid")
+    return tune.PlacementGroupFactory(
+        [bundle], bundle_label_selector=[{"ray.io/node-id": f"!in({','.join(avoid)})"}] if avoid else None
+    )
 
 
 def run_units(
@@ -225,18 +200,23 @@ def run_units(
         SettingsError: there is no such Ray, or a unit does not fit it.
     """
     _quiet()
-    searcher = UnitSearcher(search, workplace, on_event)
     with _ray(cluster) as scratch, _stop_requested() as stop, suppress(KeyboardInterrupt):
+        watch = Watch(beat, stop, lambda trial: searcher.folders(trial), resources.stall_minutes)
+        searcher = UnitSearcher(search, workplace, on_event, watch)
         available = ray.cluster_resources()  # type: ignore[no-untyped-call]
         needed, slots = fold_resources(resources, available, cluster.folds_at_once)
         searcher.pack_size = partial(pack_size, resources, on_gpu=needed["gpu"] > 0, slots=slots)
         tune.Tuner(
-            tune.with_resources(FoldTrainable, needed),
+            tune.with_resources(
+                FoldTrainable, partial(trial_resources, {name.upper(): amount for name, amount in needed.items()})
+            ),
             tune_config=TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=slots, reuse_actors=True),
-            run_config=RunConfig(name="units", storage_path=scratch, verbose=0, callbacks=[_Heartbeat(beat, stop)]),
+            run_config=RunConfig(
+                name="units", storage_path=scratch, verbose=0, stop=searcher.is_over, callbacks=[watch]
+            ),
         ).fit()
-    if searcher.error and not stop.is_set():
-        raise searcher.error
+    if (error := searcher.error or watch.error) and not stop.is_set():
+        raise error
 
 
 @contextmanager

@@ -19,7 +19,8 @@ SWEEP_ORDER = [
     "calibration",
 ]
 SWEEP_ORDER += ["comparison", "selection_bias", "ensembles", "readers", "features", "predictions", "search", "compose"]
-SWEEP_ORDER += ["tune_adapter", "run_folder", "contact_sheet", "prepare", "tensorboard_summaries", "tracking"]
+SWEEP_ORDER += ["watch", "worker", "tune_adapter", "run_folder"]
+SWEEP_ORDER += ["contact_sheet", "prepare", "tensorboard_summaries", "tracking"]
 SWEEP_ORDER += ["display", "explanations", "report", "run", "__main__"]
 PACKAGES = ("datasets", "lightning_modules", "sweep")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -65,4 +66,4 @@ def test_only_the_readers_read_dicom() -> None:
 
 def test_the_core_knows_no_ray() -> None:
     users = [path.name for path in FILES if "import ray" in path.read_text() or "from ray" in path.read_text()]
-    assert users == ["tune_adapter.py"]
+    assert users == ["tune_adapter.py", "watch.py", "worker.py"]

@@ -21,7 +21,8 @@ from sweep.run_folder import held_out_auc
 from sweep.search import Candidate, Search, open_study
 from sweep.settings import Settings, SettingsError
 from sweep.train_fold import train_fold
-from sweep.tune_adapter import Workplace, fold_resources, pack_size, run_units
+from sweep.tune_adapter import fold_resources, pack_size, run_units, trial_resources
+from sweep.worker import Workplace
 from tests.stores import write_split, write_store
 from tests.test_train_fold import QUICK
 
@@ -233,3 +234,22 @@ def test_folds_at_once_count_on_nodes_that_are_not_there_yet() -> None:
     assert fold_resources(resources, {"CPU": 0.0}, at_once=32) == ({"cpu": 1.0, "gpu": 0.25}, 32)
     with pytest.raises(SettingsError, match=r"resources\.gpus_per_fold=1"):
         fold_resources(load_settings([]).resources, {"CPU": 4.0}, at_once=32)
+
+
+@pytest.mark.parametrize(
+    ("needed", "tries", "node", "expected"),
+    [
+        ({"CPU": 1.0, "GPU": 0.0}, 0, {"CPU": 8.0}, {"CPU": 1.0}),
+        ({"CPU": 1.0, "GPU": 0.0}, 1, {"CPU": 8.0}, {"CPU": 2.0}),
+        ({"CPU": 3.0, "GPU": 0.0}, 2, {"CPU": 8.0}, {"CPU": 8.0}),
+        ({"CPU": 1.0, "GPU": 0.25}, 1, {"CPU": 8.0, "GPU": 4.0}, {"CPU": 2.0, "GPU": 0.5}),
+        ({"CPU": 1.0, "GPU": 0.25}, 3, {"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}),
+        ({"CPU": 1.0, "GPU": 1.0}, 1, {"CPU": 8.0, "GPU": 4.0}, {"CPU": 2.0, "GPU": 1.0}),
+    ],
+)
+def test_a_retry_gets_more_room_but_no_more_than_a_device(
+    needed: dict[str, float], tries: int, node: dict[str, float], expected: dict[str, float]
+) -> None:
+    config = {"times": 2**tries, "nodes": [{"CPU": 1.0}, node], "avoid": ["aa"]}
+    room = trial_resources(needed, config if tries else {})
+    assert room.required_resources == expected

@@ -1,0 +1,97 @@
+"""What the driver looks at while Tune runs: the display's beat, Ctrl-C, workers that hang, nodes that are gone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.tune import Callback
+
+SECONDS_BETWEEN_BEATS = 0.5
+SECONDS_BETWEEN_LOOKS = 5.0
+
+
+class Watch(Callback):
+    """Runs between two steps of Tune's loop, where stopping leaves nothing half done."""
+
+    def __init__(
+        self,
+        beat: Callable[[], None],
+        stop: threading.Event,
+        folders: Callable[[str], Iterable[Path]],
+        stall_minutes: float,
+    ) -> None:
+        """Args:
+        beat: called every SECONDS_BETWEEN_BEATS, to show progress.
+        stop: set when the user wants to stop.
+        folders: in which a trial works.
+        stall_minutes: a worker in whose folders nothing changes for so long is killed; its units are tried again.
+        """
+        self._beat, self._stop, self._folders, self._stall_minutes = beat, stop, folders, stall_minutes
+        self._next_beat = self._next_look = 0.0
+        self.actors: dict[str, Any] = {}
+        self._nodes: dict[Any, str] = {}
+        self._progress: dict[str, tuple[object, float]] = {}
+        self.stalled: dict[str, str] = {}
+        """Why a trial's worker was killed."""
+        self.avoiding: dict[str, frozenset[str]] = {}
+        """Nodes on which a trial must not run; it ends the sweep if all others are gone before it has begun."""
+        self.error: Exception | None = None
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        actor = self.actors[trial.trial_id] = trial.temporary_state.ray_actor
+        if actor not in self._nodes:
+            self._nodes[actor] = ray.get(actor.node.remote())
+        self.avoiding.pop(trial.trial_id, None)
+
+    def node_of(self, trial_id: str) -> str | None:
+        return self._nodes.get(self.actors.get(trial_id))
+
+    def forget(self, trial_id: str) -> None:
+        """The trial has ended."""
+        self._nodes.pop(self.actors.pop(trial_id, None), None)
+        for table in (self._progress, self.stalled, self.avoiding):
+            table.pop(trial_id, None)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        now = time.monotonic()
+        if now >= self._next_beat:
+            self._beat()
+            self._next_beat = time.monotonic() + SECONDS_BETWEEN_BEATS
+        if now >= self._next_look:
+            self._look(now)
+            self._next_look = now + SECONDS_BETWEEN_LOOKS
+        if self._stop.is_set() or self.error:
+            raise KeyboardInterrupt
+
+    def _look(self, now: float) -> None:
+        alive = living_nodes()
+        if not alive or any(alive.keys() <= avoided for avoided in self.avoiding.values()):
+            self.error = ConnectionError("Ray's nodes are gone: the same command goes on where this one stopped")
+        for trial_id in self.actors:
+            self._look_at(trial_id, now)
+
+    def _look_at(self, trial_id: str, now: float) -> None:
+        state = [_last_change(folder) for folder in self._folders(trial_id)]
+        before, since = self._progress.get(trial_id, (None, now))
+        self._progress[trial_id] = (state, since if state == before else now)
+        if state == before and now - since >= 60 * self._stall_minutes:
+            self.stalled[trial_id] = f"no progress for {self._stall_minutes:g} minutes (resources.stall_minutes)"
+            ray.kill(self.actors[trial_id])
+
+    def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
+        return Callback, ()
+
+
+def living_nodes() -> dict[str, Mapping[str, float]]:
+    """Resources by node."""
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+
+
+def _last_change(folder: Path) -> tuple[Path, int]:
+    """Compared with itself only: no clock need agree with another."""
+    return folder, max((path.stat().st_mtime_ns for path in folder.glob("*")), default=0)
