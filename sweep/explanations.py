@@ -22,7 +22,7 @@ from datasets.patches import PatchStore
 from sweep.contact_sheet import picture
 from sweep.ledger import Ledger, Unit
 from sweep.predictions import SLICE
-from sweep.run_folder import RunFolder
+from sweep.run_folder import RunFolder, write_parquet
 from sweep.settings import SettingsError
 
 SAME = [1, 4]  # channels of the lesion's own slice: T1W, T2W
@@ -62,11 +62,13 @@ def explain(run: Path, configuration: Mapping[Any, Any], slices: pd.DataFrame, s
     table["picture"] = _pictures(store, table, shown)
     try:
         table = table.join(pd.concat(_folds(RunFolder(run), configuration, store, table)))
-    except ExplanationError as error:
-        return Explanations(table, str(error))
     except SettingsError:  # its message has a path, which may hold names
         return Explanations(table, "settings.yaml was written by another version of this program")
-    _keep(kept, table)
+    except ValueError as error:
+        return Explanations(table, str(error))
+    shutil.rmtree(kept.parent, ignore_errors=True)  # another configuration was the best
+    kept.parent.mkdir()
+    write_parquet(kept, table)
     return Explanations(table, None)
 
 
@@ -111,15 +113,5 @@ def _folds(run: RunFolder, row: Mapping[Any, Any], store: PatchStore, table: pd.
     from sweep.explain_fold import explain_fold  # torch takes seconds to import
 
     for fold, slices in slices_of.items():
-        try:
-            yield explain_fold(configuration, weights[fold], store.patches(), slices)
-        except ValueError as error:
-            raise ExplanationError(str(error)) from error
+        yield explain_fold(configuration, weights[fold], store.patches(), slices)
 
-
-def _keep(file: Path, table: pd.DataFrame) -> None:
-    shutil.rmtree(file.parent, ignore_errors=True)  # another configuration was the best
-    file.parent.mkdir()
-    unfinished = file.with_suffix(".partial")
-    table.to_parquet(unfinished, index=False)
-    unfinished.replace(file)

@@ -157,7 +157,9 @@ def write_tables(run: RunFolder, ledger: Ledger, candidates: Sequence[Candidate]
     columns = ["configuration", "fold", "threshold"]
     write_atomically(run.path / "thresholds.csv", to_csv(pd.DataFrame(thresholds, columns=columns)))
     write_atomically(run.path / "costs.csv", to_csv(pd.DataFrame(_costs(ledger, candidates), columns=COST_COLUMNS)))
-    _write_parquet(run.path / "predictions.parquet", [table for table in predictions if len(table)])
+    filled = [table for table in predictions if len(table)]
+    everything = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=COLUMNS)
+    write_parquet(run.path / "predictions.parquet", everything)
 
 
 def _costs(ledger: Ledger, candidates: Sequence[Candidate]) -> Iterator[dict[str, object]]:
@@ -183,8 +185,8 @@ def _row(candidate: Candidate, predictions: pd.DataFrame, rule: Rule) -> dict[st
     }
 
 
-def _write_parquet(path: Path, tables: list[pd.DataFrame]) -> None:
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+def write_parquet(path: Path, table: pd.DataFrame) -> None:
+    """Write a table so that a reader sees the old file or the new, never a part."""
     temporary = path.with_suffix(".partial")
     table.to_parquet(temporary, index=False)
     temporary.replace(path)

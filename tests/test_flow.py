@@ -26,19 +26,19 @@ def test_files_and_patients_add_up(tmp_path: Path) -> None:
     found = flow(read_run(run))
     assert (found["files"], found["skipped_files"], found["images"], found["series"]) == (100, 10, 90, 12)
     assert found["annotated"] == 96 + 3
-    counts = {row["reason"]: row["patients"] for row in found["excluded"]}
-    assert counts == {"no T1W series in the study": 3, "the box <b>has</b> side 0": 1}
+    assert found["excluded"] == {"no T1W series in the study": 3, "the box <b>has</b> side 0": 1}
     page = Page(write_report(run))
     for text in ("100 files in the folder", "90 files of images in 12 series", "7 not DICOM", "99 annotated patients"):
         assert text in page.text
     assert "3 excluded" in page.text and "1 the box <b>has</b> side 0" in page.text  # as text, not as a tag
     table = pd.read_csv(run / "flow.csv", keep_default_na=False)
-    assert table["count"].tolist() == [100, 7, 3, 12, 99, 3, 1]
-    assert set(table["step"]) == {"files", "skipped files", "series", "annotated patients", "excluded patients"}
+    counts = dict(zip(table["what"], table["count"], strict=True))
+    assert counts["files"] == 100 and counts["skipped.not DICOM"] == 7 and counts["annotated"] == 99
+    assert counts["excluded.no T1W series in the study"] == 3 and counts["excluded.the box <b>has</b> side 0"] == 1
 
 
 def test_a_run_without_counts_of_files_begins_with_its_patients(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     page = Page(write_report(run))
     assert "files in the folder" not in page.text and "96 annotated patients" in page.text
-    assert pd.read_csv(run / "flow.csv")["count"].tolist() == [96]
+    assert pd.read_csv(run / "flow.csv").to_dict("records") == [{"what": "annotated", "count": 96}]

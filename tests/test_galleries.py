@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from sweep.explanations import Explanations
+from sweep.contact_sheet import picture
+from sweep.explanations import LARGEST_TILE, QUALITY, Explanations
 from sweep.report import write_report
 from sweep.report.galleries import MOST, OUTCOMES, explain_best, galleries
 from sweep.report.summary import patient_table
@@ -150,3 +151,21 @@ def test_the_page_says_why_maps_or_pictures_are_missing(trained_run: Path, tmp_p
     page = write_report(run)
     assert "No galleries: This run folder does not say where its patches are" in page.read_text()
     assert not Galleries(page).figures
+
+
+def test_two_hundred_patients_whose_pictures_are_noise_stay_below_ten_megabytes(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", cohort=synthetic_cohort(200))
+    tables = read_run(run)
+    slices, patients = tables.predictions_of(int(str(tables.best))), patient_table(tables)
+    noise = np.random.default_rng(0).normal(size=(len(slices), 2, 192, 192)).astype(np.float16)
+    table = slices.assign(deciding=slices["sop_instance_uid"].isin(patients["sop_instance_uid"]), T1W=0.5, T2W=0.5)
+    table["picture"] = [picture(channels, rows=1, largest=LARGEST_TILE, quality=QUALITY) for channels in noise]
+    table["map"] = noise[:, 0, :8, :8].astype(float).tolist()
+    (run / "explanations").mkdir()
+    best = tables.complete.set_index("configuration").loc[tables.best]
+    table.to_parquet(run / "explanations" / f"{best['digest']}.parquet")
+    page = write_report(run)
+    figures = Galleries(page).figures
+    assert len(figures) == patients["outcome"].value_counts().clip(upper=MOST).sum() >= 3 * MOST
+    assert all(len(figure["images"]) == 2 for figure in figures)  # type: ignore[arg-type]
+    assert page.stat().st_size < 10_000_000

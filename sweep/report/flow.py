@@ -11,23 +11,11 @@ def flow(run: RunTables) -> dict[str, Any]:
 
     A patient excluded for several reasons counts under each.
     """
-    found: dict[str, Any] = {
-        "annotated": int(run.cohort["patient_id"].nunique() + run.excluded["patient_id"].nunique()),
-        "excluded": [{"reason": reason, "patients": count} for reason, count in patients_by_reason(run.excluded)],
-        "files": None,
-    }
+    excluded = dict(patients_by_reason(run.excluded))
+    annotated = run.cohort["patient_id"].nunique() + run.excluded["patient_id"].nunique()
+    found = {"annotated": int(annotated), "excluded": excluded, "files": None}
     if run.ingested is None:
         return found
-    skipped = [{"reason": reason, "files": count} for reason, count in run.ingested["skipped"].items()]
-    left_out = sum(row["files"] for row in skipped)
-    read = {"files": run.ingested["files"], "series": run.ingested["series"], "skipped": skipped}
-    return found | read | {"skipped_files": left_out, "images": read["files"] - left_out}
-
-
-def flow_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """flow() as a table: step, reason, count."""
-    files, read = [("skipped files", row["reason"], row["files"]) for row in found.get("skipped", [])], found["files"]
-    excluded = [("excluded patients", row["reason"], row["patients"]) for row in found["excluded"]]
-    folder = [("files", "", read), *files, ("series", "", found["series"])] if read is not None else []
-    rows = [*folder, ("annotated patients", "", found["annotated"]), *excluded]
-    return [{"step": step, "reason": reason, "count": count} for step, reason, count in rows]
+    files, skipped = run.ingested["files"], run.ingested["skipped"]
+    left = {"skipped_files": sum(skipped.values()), "images": files - sum(skipped.values())}
+    return found | {"files": files, "series": run.ingested["series"], "skipped": skipped} | left

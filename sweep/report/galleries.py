@@ -49,12 +49,8 @@ def galleries(run: RunTables, patients: pd.DataFrame, explained: Explanations) -
         },
         "boxes": _boxes_shown(run),
         "context": run.setting_of_best("input.context"),
-        "cells": max((len(cells) for cells in _maps(pictures)), default=None),
+        "cells": len(pictures["map"].iloc[0]) if "map" in pictures else None,
     }
-
-
-def _maps(pictures: pd.DataFrame) -> list[Any]:
-    return list(pictures["map"]) if "map" in pictures else []
 
 
 def _patient(row: dict[Any, Any], pictures: pd.DataFrame) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from sweep import comparison, patient_metrics, predictions, slices
 from sweep.bootstrap import bootstrap_interval, roc_band
 from sweep.explanations import Explanations
 from sweep.report.evaluation import evaluate
-from sweep.report.flow import flow, flow_rows
+from sweep.report.flow import flow
 from sweep.report.reading import calls_measured
 from sweep.report.searching import searched
 from sweep.report.sequences import one_sequence
 from sweep.report.tables import RunTables
+from sweep.settings import flatten
 
 # Fewest patients of a class in a fold -> coverage in % of the 95 % interval where the true AUC is 0.85 and 0.93, from
 # benchmarks/interval_coverage.py (1: folds of one and of two in turn); with three it is 94 and 92.
@@ -86,7 +87,7 @@ def csv_tables(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         "readers_with_model": [{"reader": row["reader"]} | way for row in summary["table2"] for way in row["helped"]],
         "errors": errors,
         "sequences": summary["sequences"],
-        "flow": flow_rows(summary["flow"]),
+        "flow": [{"what": what, "count": count} for what, count in flatten(summary["flow"]).items() if count is not None],
         "roc_band": summary["best"]["roc_band"],
         "calibration": summary["calibration"]["curve"],
         "decision_curve": summary["decision_curve"],
