@@ -114,4 +114,3 @@ def _folds(run: RunFolder, row: Mapping[Any, Any], store: PatchStore, table: pd.
 
     for fold, slices in slices_of.items():
         yield explain_fold(configuration, weights[fold], store.patches(), slices)
-

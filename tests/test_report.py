@@ -222,7 +222,7 @@ def test_identifiers_and_reasons_are_text_and_never_markup(tmp_path: Path) -> No
     scripts = [attributes for tag, attributes in page.tags if tag == "script"]
     assert len(scripts) == len(page.plots) + 2  # Plotly's and the page's own
     assert "<b>bold</b>" in page.text and "<b>bold</b>" not in (run / "report.html").read_text()
-    assert page.text.count(SCRIPT) == 6  # patient, exclusion's four cells, failure
+    assert page.text.count(SCRIPT) == 7  # patient, exclusion's four cells, its reason in the flow, failure
     hover = [text for trace in page.plots["plot-probabilities"]["data"] for text in trace["text"]]
     assert "patient &lt;b&gt;bold&lt;/b&gt;" in hover and not [text for text in hover if "<" in text]
     assert {SCRIPT, "NA"} <= set(pd.read_csv(run / "patients.csv", keep_default_na=False)["patient_id"])

@@ -87,7 +87,9 @@ def csv_tables(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         "readers_with_model": [{"reader": row["reader"]} | way for row in summary["table2"] for way in row["helped"]],
         "errors": errors,
         "sequences": summary["sequences"],
-        "flow": [{"what": what, "count": count} for what, count in flatten(summary["flow"]).items() if count is not None],
+        "flow": [
+            {"what": what, "count": count} for what, count in flatten(summary["flow"]).items() if count is not None
+        ],
         "roc_band": summary["best"]["roc_band"],
         "calibration": summary["calibration"]["curve"],
         "decision_curve": summary["decision_curve"],
