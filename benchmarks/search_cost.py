@@ -1,0 +1,169 @@
+"""What racing costs and loses: replays of finished cross-validations, without any training.
+
+    python benchmarks/search_cost.py [TABLE.npz …] [--orders 200] [--alpha 0.05 …] [--strategies posterior …]
+    python benchmarks/search_cost.py --simulated 40 --orders 5       # on tables drawn here
+    python benchmarks/search_cost.py --workers 1 8 32 --strategies posterior
+
+A table holds scores (C, N) out-of-fold, y (N,) and fold (N,); without one, those of benchmarks/data. Every replay shuffles
+configurations and folds. Cost: share of all fold-trainings. Kept: replays that end with the full comparison's winner. Regret:
+its mean of folds' AUCs less the found one's. `wide` asks for all configurations first, as samplers that do not learn allow.
+"""
+
+import argparse
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from sweep.patient_metrics import Array, placements
+from sweep.racing import STRATEGIES, Evidence, fold_influence
+
+DATA = Path(__file__).parent / "data"
+ALPHAS = {"posterior": (0.1, 0.05, 0.02, 0.01), "posterior wide": (0.1, 0.05, 0.02, 0.01)}
+ALPHAS |= {"paired": (0.05, 0.01, 0.001), "wilcoxon": (0.1,)}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A finished cross-validation: auc (C, K), influence (C, N), fold (N,)."""
+
+    name: str
+    auc: Array
+    influence: Array
+    fold: Array
+
+
+def table(name: str, scores: Array, y: Array, fold: Array) -> Table:
+    auc, influence = np.empty((len(scores), fold.max() + 1)), np.empty(scores.shape)
+    for row, score in enumerate(scores):
+        for number in range(fold.max() + 1):
+            inside = np.flatnonzero(fold == number)
+            malignant, benign = placements(y[inside], score[inside])
+            auc[row, number] = malignant.mean()
+            for of_class, values in zip((1, 0), fold_influence(malignant, benign), strict=True):
+                influence[row, inside[y[inside] == of_class]] = values
+    return Table(name, auc, influence, fold)
+
+
+def load(path: Path) -> Table:
+    with np.load(path) as file:
+        return table(path.stem, file["scores"], file["y"], file["fold"].astype(int))
+
+
+def simulate(seed: int, configurations: int = 200, patients: int = 190, folds: int = 10) -> Table:
+    """Binormal scores of configurations from up to five families with three settings; every share and width is drawn.
+
+    A patient's difficulty is common to all, to a family, a smooth function of the settings, or the configuration's own.
+    """
+    random = np.random.default_rng(seed)
+    y = np.zeros(patients, int)
+    y[: int(random.uniform(0.2, 0.5) * patients)] = 1
+    fold = np.empty(patients, int)
+    for of_class in (0, 1):
+        members = random.permutation(np.flatnonzero(y == of_class))
+        fold[members] = np.arange(len(members)) % folds
+    family = random.integers(random.integers(1, 5), size=configurations)
+    setting = random.uniform(-1, 1, (configurations, 3))
+    lack = (random.gamma(0.7, 1, (5, 3))[family] * (setting - random.uniform(-1, 1, (5, 3))[family]) ** 2).sum(axis=1)
+    lack = lack / np.median(lack) * random.uniform(0.05, 0.6) + random.exponential(random.uniform(0, 0.3), 5)[family]
+    waves = np.cos(setting @ random.normal(0, 1.2, (3, 30)) + random.uniform(0, 2 * np.pi, 30)) / np.sqrt(15)
+    parts = [random.normal(size=(1, patients)), random.normal(size=(5, patients))[family]]
+    parts += [waves @ random.normal(size=(30, patients)), random.normal(size=(configurations, patients))]
+    scores = sum(np.sqrt(share) * part for share, part in zip(random.dirichlet([4, 2, 3, 2]), parts, strict=True))
+    shift = random.uniform(0, 0.3) * random.normal(size=(configurations, folds))
+    shift = shift + random.uniform(0, 0.3) * random.normal(size=folds) + (random.uniform(0.8, 2.4) - lack)[:, None]
+    return table(f"simulated {seed}", scores + shift[:, fold] * y, y, fold)
+
+
+def replay(source: Table, strategy: str, alpha: float, seed: int, workers: int = 1) -> tuple[float, float]:
+    """(cost, regret) of one order; folds take log-normal times, so that with several workers they end in any order."""
+    random = np.random.default_rng(seed)
+    rows, columns = random.permutation(len(source.auc)), random.permutation(source.auc.shape[1])
+    auc, influence, fold = source.auc[np.ix_(rows, columns)], source.influence[rows], np.argsort(columns)[source.fold]
+    decide, wide = STRATEGIES[strategy.removesuffix(" wide")], strategy.endswith(" wide")
+    begun, done, alive = np.zeros(auc.shape, bool), np.zeros(auc.shape, bool), np.ones(len(auc), bool)
+    running: list[tuple[float, int, int]] = []
+    now, asked = 0.0, 0
+    while True:
+        shown = min(asked + 1, len(auc))
+        evidence = Evidence(
+            np.where(done, auc, np.nan)[:shown],
+            influence[:shown] * done[:shown, fold],
+            fold,
+            alive[:shown],
+            last=asked == len(auc),
+        )
+        if not asked:
+            value, order = np.zeros(1), np.arange(auc.shape[1])
+        else:
+            verdict = decide(evidence, alpha)
+            alive[[drop.row for drop in verdict.drops]] = False
+            value, order = verdict.value, verdict.folds
+        while len(running) < workers:
+            busy = (begun & ~done)[: len(value)].sum(axis=1)
+            worth = np.where(value > 0, value / (1 + busy), value)
+            worth = np.where(alive[: len(value)] & ~begun[: len(value)].all(axis=1), worth, -np.inf)
+            if wide and asked < len(value):
+                worth[asked] = np.inf
+            row = int(np.argmax(worth))
+            if worth[row] == -np.inf:
+                break
+            column = int(order[np.argmin(begun[row, order])])
+            begun[row, column] = True
+            heapq.heappush(running, (now + random.lognormal(0, 0.4), row, column))
+            if row == asked:
+                asked += 1
+                break  # there is another newcomer to be thought of
+        if len(running) < workers and asked < len(auc) and row == asked - 1:
+            continue
+        if not running:
+            break
+        now, row, column = heapq.heappop(running)
+        done[row, column] = True
+    full = auc.mean(axis=1)
+    return float(done.mean()), float(full.max() - full[done.all(axis=1)].max())
+
+
+def runs(args: argparse.Namespace) -> Iterator[tuple[str, float, int]]:
+    for strategy in args.strategies:
+        for alpha in args.alpha or ALPHAS.get(strategy, (0.0,)):
+            for workers in args.workers:
+                yield strategy, alpha, workers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", type=Path)
+    parser.add_argument("--orders", type=int, default=200)
+    parser.add_argument("--simulated", type=int, default=0, help="number of simulated tables instead")
+    parser.add_argument("--strategies", nargs="+", default=["posterior wide", *STRATEGIES])
+    parser.add_argument("--alpha", nargs="+", type=float)
+    parser.add_argument("--workers", nargs="+", type=int, default=[1])
+    parser.add_argument("--jobs", type=int, default=2)
+    args = parser.parse_args()
+    if args.simulated:
+        groups = {"simulated": [simulate(1000 + seed) for seed in range(args.simulated)]}
+    else:
+        groups = {path.stem: [load(path)] for path in args.tables or sorted(DATA.glob("*.npz"))}
+    print(
+        "| table | strategy | alpha | workers | cost | kept | mean regret | worst regret |\n|---|---|---|---|---|---|---|---|"
+    )
+    with Parallel(n_jobs=args.jobs) as parallel:
+        for name, tables in groups.items():
+            for strategy, alpha, workers in runs(args):
+                found = parallel(
+                    delayed(replay)(each, strategy, alpha, seed, workers)
+                    for each in tables
+                    for seed in range(args.orders)
+                )
+                cost, regret = np.array(found).T
+                kept = np.mean(regret < 1e-9)
+                row = f"{cost.mean():.3f} | {kept:.1%} | {regret.mean():.5f} | {regret.max():.4f} |"
+                print(f"| {name} | {strategy} | {alpha:g} | {workers} | {row}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""Which configurations may be dropped before all their folds are trained, and whose next fold is worth most.
+
+Pure NumPy: a strategy is a function of the evidence alone, so that a resumed sweep comes to the same decisions. All
+configurations see the folds in one shared order, so any two are compared on the same patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+from scipy.stats import wilcoxon as signed_rank_test
+
+Array = NDArray[Any]
+EM_STEPS = 12
+EARLY_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a sweep knows of C configurations on K folds. Folds without an AUC (one class) are left out beforehand."""
+
+    auc: Array
+    """(C, K): nan where a fold is not finished. An empty row is the configuration that could be proposed next."""
+    influence: Array
+    """(C, N): every patient's influence on the AUC of the own fold, see `fold_influence`; 0 where not finished."""
+    fold: Array
+    """(N,): column of each patient's fold."""
+    alive: Array
+    """(C,): neither dropped nor failed."""
+    last: bool = True
+    """No other configuration than these will be proposed."""
+
+    @property
+    def done(self) -> Array:
+        return ~np.isnan(self.auc)
+
+    @property
+    def complete(self) -> Array:
+        return self.done.all(axis=1) & self.alive
+
+    @property
+    def leader(self) -> int | None:
+        """The best complete configuration, of equals the earliest."""
+        return int(np.argmax(np.where(self.complete, self.auc.mean(axis=1), -1))) if self.complete.any() else None
+
+
+class Drop(NamedTuple):
+    """Why a configuration is dropped: its mean of folds' AUCs less the leader's, as `why` estimates it."""
+
+    row: int
+    against: int
+    difference: float
+    low: float
+    high: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a strategy makes of the evidence."""
+
+    drops: list[Drop]
+    value: Array
+    """(C,): of one more fold of each configuration, in any unit; only their order counts."""
+    folds: Array
+    """(K,): columns in the order in which they are to be trained."""
+
+
+Strategy = Callable[[Evidence, float], Verdict]
+
+
+def fold_influence(malignant: Array, benign: Array) -> tuple[Array, Array]:
+    """Influence of a fold's patients on its AUC from their placements (DeLong et al. 1988, doi 10.2307/2531595).
+
+    Scaled so that the sum of squares over the fold is DeLong's unbiased variance of the AUC, and the sum of squared
+    differences between two configurations that of their paired difference.
+    """
+    first, second = ((part - part.mean()) / np.sqrt(len(part) * max(len(part) - 1, 1)) for part in (malignant, benign))
+    return first, second
+
+
+def none(evidence: Evidence, alpha: float) -> Verdict:  # noqa: ARG001
+    """Every configuration gets all folds."""
+    return _one_after_the_other(evidence, [])
+
+
+def paired(evidence: Evidence, alpha: float) -> Verdict:
+    """Drop what is below the leader by a one-sided test of the paired difference on the folds that both have.
+
+    After m of K folds the standard error is sqrt(s²/m · (1 - m/K)), s² the mean over these folds of the within-fold
+    variance of the paired difference. The correction for a finite population (Cochran, Sampling Techniques, 1977,
+    section 2.6) is due because the comparison to be predicted is of these K folds.
+    """
+    leader = evidence.leader
+    if leader is None:
+        return _one_after_the_other(evidence, [])
+    squares = (evidence.influence - evidence.influence[leader]) ** 2
+    of_fold = squares @ (evidence.fold[:, None] == np.arange(evidence.auc.shape[1]))
+    done, folds = evidence.done.sum(axis=1), evidence.auc.shape[1]
+    drops = []
+    for row in _challengers(evidence):
+        shared = evidence.done[row]
+        difference = float((evidence.auc[row] - evidence.auc[leader])[shared].mean())
+        error = np.sqrt(of_fold[row, shared].mean() / done[row] * (1 - done[row] / folds))
+        if difference + ndtri(1 - alpha) * error < 0:
+            drops.append(_drop(row, leader, difference, error, "paired difference on the folds done"))
+    return _one_after_the_other(evidence, drops)
+
+
+def lossless(evidence: Evidence, alpha: float) -> Verdict:  # noqa: ARG001
+    """Drop only what stays below the leader even with AUC 1 in every fold left; the leader's hardest folds first."""
+    leader = evidence.leader
+    if leader is None:
+        return _one_after_the_other(evidence, [])
+    best_case = np.where(evidence.done, evidence.auc, 1).mean(axis=1) - evidence.auc[leader].mean()
+    worst_case = np.where(evidence.done, evidence.auc, 0).mean(axis=1) - evidence.auc[leader].mean()
+    drops = [
+        Drop(
+            row, leader, float(best_case[row]), float(worst_case[row]), float(best_case[row]), "best case of all folds"
+        )
+        for row in _challengers(evidence)
+        if best_case[row] < -1e-12 or (best_case[row] < 1e-12 and row > leader)
+    ]
+    return _one_after_the_other(evidence, drops, np.argsort(evidence.auc[leader], kind="stable"))
+
+
+def wilcoxon(evidence: Evidence, alpha: float) -> Verdict:
+    """Optuna's WilcoxonPruner: a one-sided signed-rank test over the folds that both have, two at least."""
+    leader = evidence.leader
+    if leader is None:
+        return _one_after_the_other(evidence, [])
+    drops = []
+    for row in _challengers(evidence):
+        difference = (evidence.auc[row] - evidence.auc[leader])[evidence.done[row]]
+        below = np.nanmean(evidence.auc[row]) < evidence.auc[leader].mean()
+        if below and len(difference) >= 2 and difference.any():
+            p = signed_rank_test(difference, alternative="less", zero_method="zsplit").pvalue
+            if p < alpha:
+                error = difference.std(ddof=1) / np.sqrt(len(difference))
+                drops.append(_drop(row, leader, float(difference.mean()), error, f"signed-rank test, p = {p:.3f}"))
+    return _one_after_the_other(evidence, drops)
+
+
+def forgiving(evidence: Evidence, alpha: float) -> Verdict:  # noqa: ARG001
+    """Drop what on average is below the leader's worst fold (Bergman et al. 2024, arXiv 2405.03389)."""
+    leader = evidence.leader
+    if leader is None:
+        return _one_after_the_other(evidence, [])
+    worst = evidence.auc[leader].min()
+    means = {row: float(np.nanmean(evidence.auc[row]) - worst) for row in _challengers(evidence)}
+    drops = [
+        Drop(row, leader, gap, gap, gap, "mean below the leader's worst fold") for row, gap in means.items() if gap < 0
+    ]
+    return _one_after_the_other(evidence, drops)
+
+
+def halving(evidence: Evidence, alpha: float) -> Verdict:  # noqa: ARG001
+    """Successive halving over folds, 2 of ten, 5, all: each rung keeps the share that evens out the rungs' folds."""
+    rows, folds = len(evidence.auc), evidence.auc.shape[1]
+    done = evidence.done.sum(axis=1)
+    drops: list[Drop] = []
+    rungs = [max(1, round(share * folds)) for share in (0.2, 0.5, 1.0)]
+    for rung, following in zip(rungs, rungs[1:], strict=False):
+        at_rung = np.flatnonzero(evidence.alive & (done >= rung))
+        keep = max(1, round(rows * rungs[0] / following))
+        if evidence.last and (done[evidence.alive] >= rung).all() and len(at_rung) > keep:
+            means = evidence.auc[at_rung, :rung].mean(axis=1)
+            order = at_rung[np.argsort(-means, kind="stable")]
+            gaps = evidence.auc[order, :rung].mean(axis=1) - means.max()
+            drops = [
+                Drop(
+                    int(row),
+                    int(order[0]),
+                    float(gap),
+                    float(gap),
+                    float(gap),
+                    f"not among the best {keep} after {rung} folds",
+                )
+                for row, gap in zip(order[keep:], gaps[keep:], strict=True)
+            ]
+            break
+    return Verdict(drops, -done - np.arange(rows) / rows, np.arange(folds))
+
+
+def posterior(evidence: Evidence, alpha: float) -> Verdict:
+    """Drop what has, all together, a probability below alpha of ending above the leader.
+
+    The probability is that of `predicted_means`; `alpha` bounds the chance that the sweep loses the winner of the full
+    comparison. The next fold goes to the configuration that most probably is the best one. EARLY_SHARE of alpha is
+    spent on the way, since what is dropped cannot come back; the rest when no configuration is to come.
+    """
+    mean, factor, own = predicted_means(evidence.auc)
+    leader = int(np.argmax(np.where(evidence.alive & evidence.done.any(axis=1), mean, -1)))
+    contrast = factor - factor[leader]
+    error = np.sqrt(np.maximum(own + own[leader] + (contrast**2).sum(axis=1), 1e-18))
+    above = np.where(evidence.complete, 0.0, ndtr((mean - mean[leader]) / error))
+    above[leader] = 0.0 if evidence.complete[leader] else 1.0
+    drops: list[Drop] = []
+    if evidence.complete[leader]:
+        rows = [row for row in np.argsort(above, kind="stable") if not evidence.done[row].all()]
+        finished = evidence.last and above.sum() <= alpha
+        risk = np.cumsum(above[rows])
+        drops = [
+            _drop(
+                int(row), leader, float(mean[row] - mean[leader]), float(error[row]), f"chance to win {above[row]:.2g}"
+            )
+            for row, sum_of_risks in zip(rows, risk, strict=True)
+            if evidence.alive[row] and evidence.done[row].any() and (finished or sum_of_risks <= alpha * EARLY_SHARE)
+        ]
+    return Verdict(drops, above, np.arange(evidence.auc.shape[1]))
+
+
+def predicted_means(auc: Array) -> tuple[Array, Array, Array]:
+    """Mean over all K folds of every configuration, predicted from the folds done.
+
+    The AUC of configuration c on fold f is t_c + b_f + e_cf, with t normal around a common mean (which shrinks towards
+    it what has few folds, as James and Stein 1961 do), b the difficulty of the fold, and e normal. The variances come
+    by maximum likelihood (EM, Laird and Ware 1982, doi 10.2307/2529876), which holds although who got more folds
+    depends on the first ones (Rubin 1976: missing at random). Folds done are known, so they have no error.
+
+    Args:
+        auc: (C, K), nan where not done.
+
+    Returns:
+        mean (C,); factor (C, K) and own (C,), so that the errors' covariance is factor · factorᵀ + diag(own).
+    """
+    done = (~np.isnan(auc)).astype(float)
+    known = np.nan_to_num(auc)
+    count, totals, folds = done.sum(axis=1), known.sum(axis=1), auc.shape[1]
+    overall = totals.sum() / done.sum()
+    spread = float((done * (known - overall) ** 2).sum() / done.sum()) + 1e-6
+    between = within = spread / 2
+    for _ in range(EM_STEPS):
+        shrink = between / (within + between * count)
+        # Fold effects with t integrated out; their prior, a standard deviation of 0.1, matters to unseen folds alone.
+        precision = (np.diag(done.sum(axis=0)) - (done * shrink[:, None]).T @ done) / within + np.eye(folds) / 0.01
+        right = (known.sum(axis=0) - done.T @ (shrink * totals)) / within + overall / 0.01
+        covariance = np.linalg.inv(precision)
+        effect = covariance @ right
+        ability = shrink * (totals - done @ effect)
+        uncertain = within * shrink
+        squares = (done * (known - effect - ability[:, None]) ** 2).sum() + (count * uncertain).sum()
+        within = max(float(squares / done.sum()), 1e-6)
+        between = max(float((ability**2 + uncertain)[count > 0].mean()), 1e-6)
+    left = folds - count
+    mean = (totals + (1 - done) @ effect + left * ability) / folds
+    own = (left**2 * uncertain + left * within) / folds**2
+    sensitivity = (1 - done - done * (shrink * left)[:, None]) / folds
+    return mean, sensitivity @ np.linalg.cholesky(covariance), own
+
+
+STRATEGIES: Mapping[str, Strategy] = {
+    function.__name__: function for function in (posterior, paired, lossless, wilcoxon, forgiving, halving, none)
+}
+
+
+def _challengers(evidence: Evidence) -> list[int]:
+    """Rows with some folds, but not all, that are not dropped."""
+    begun = evidence.alive & evidence.done.any(axis=1) & ~evidence.done.all(axis=1)
+    return [int(row) for row in np.flatnonzero(begun)]
+
+
+def _drop(row: int, against: int, difference: float, error: float, why: str) -> Drop:
+    half = float(ndtri(0.975) * error)
+    return Drop(row, against, difference, difference - half, difference + half, why)
+
+
+def _one_after_the_other(evidence: Evidence, drops: list[Drop], folds: Array | None = None) -> Verdict:
+    rows, columns = evidence.auc.shape
+    return Verdict(drops, -np.arange(rows, dtype=float), np.arange(columns) if folds is None else folds)
