@@ -4,9 +4,10 @@
     python benchmarks/search_cost.py --simulated 40 --orders 5       # on tables drawn here
     python benchmarks/search_cost.py --workers 1 8 32 --strategies posterior
 
-A table holds scores (C, N) out-of-fold, y (N,) and fold (N,); without one, those of benchmarks/data. Every replay shuffles
-configurations and folds. Cost: share of all fold-trainings. Kept: replays that end with the full comparison's winner. Regret:
-its mean of folds' AUCs less the found one's. `wide` asks for all configurations first, as samplers that do not learn allow.
+A table holds scores (C, N) out-of-fold, y (N,) and fold (N,); without one, those of benchmarks/data. Every replay
+shuffles configurations and folds. Cost: share of all fold-trainings. Kept: replays that end with the full comparison's
+winner. Regret: its mean of folds' AUCs less the found one's. `wide` asks for all configurations first, as samplers
+that do not learn allow.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from sweep.patient_metrics import Array, placements
 from sweep.racing import STRATEGIES, Evidence, fold_influence
 
 DATA = Path(__file__).parent / "data"
-ALPHAS = {"posterior": (0.1, 0.05, 0.02, 0.01), "posterior wide": (0.1, 0.05, 0.02, 0.01)}
+ALPHAS: dict[str, tuple[float, ...]] = {"posterior": (0.1, 0.05, 0.02, 0.01), "posterior wide": (0.1, 0.05, 0.02, 0.01)}
 ALPHAS |= {"paired": (0.05, 0.01, 0.001), "wilcoxon": (0.1,)}
 
 
@@ -148,9 +149,8 @@ def main() -> None:
         groups = {"simulated": [simulate(1000 + seed) for seed in range(args.simulated)]}
     else:
         groups = {path.stem: [load(path)] for path in args.tables or sorted(DATA.glob("*.npz"))}
-    print(
-        "| table | strategy | alpha | workers | cost | kept | mean regret | worst regret |\n|---|---|---|---|---|---|---|---|"
-    )
+    print("| table | strategy | alpha | workers | cost | kept | mean regret | worst regret |")
+    print("|---|---|---|---|---|---|---|---|")
     with Parallel(n_jobs=args.jobs) as parallel:
         for name, tables in groups.items():
             for strategy, alpha, workers in runs(args):

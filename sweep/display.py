@@ -28,6 +28,7 @@ class Display:
         epochs: how many a (configuration, fold) in training has behind it.
         """
         self._search, self._total, self._epochs = search, total, epochs
+        self._reported = {candidate.number for candidate in search.candidates if candidate.dropped}
         self._started = time.monotonic()
         self._done_before = self._done()
         self._console = Console()
@@ -54,13 +55,19 @@ class Display:
             outcome = f"{again} ({candidate.last_failure})"
         level = logging.DEBUG if self._live else logging.INFO
         log.log(level, "configuration %d fold %d: %s · %s", candidate.number, fold, outcome, self.summary())
+        for dropped in self._search.candidates:
+            if dropped.why_dropped and dropped.number not in self._reported:
+                self._reported.add(dropped.number)
+                folds = f"after {len(dropped.fold_aucs)} of {dropped.folds} folds"
+                log.log(level, "configuration %d is dropped %s: %s", dropped.number, folds, dropped.why_dropped)
 
     def summary(self) -> str:
         """'13 of 40 folds · best 0.934 (configuration 1) · 02:05 elapsed, about 03:10 left'."""
         folds = self._search.candidates[0].folds if self._search.candidates else 0
-        done, total = self._done(), self._total * folds
-        best = self._search.best
+        best, dropped = self._search.best, [c for c in self._search.candidates if c.state == "pruned"]
+        done, total = self._done(), self._total * folds - sum(folds - len(c.fold_aucs) for c in dropped)
         leader = f"best {best.mean_fold_auc:.3f} (configuration {best.number})" if best else "no configuration complete"
+        leader += f" · {len(dropped)} dropped" if dropped else ""
         return f"{done} of {total} folds · {leader} · {_clock(self._elapsed())} elapsed{self._remaining(done, total)}"
 
     def _done(self) -> int:
@@ -88,9 +95,13 @@ class Display:
         room = max(10, self._console.width - len("configuration  AUC so far    ") - folds)
         table.add_column("settings", overflow="ellipsis", no_wrap=True, max_width=room)
         visible = max(3, self._console.height - 6)
-        for candidate in candidates[-visible:]:
+        in_race = [candidate for candidate in candidates if candidate.state != "pruned"]
+        shown = candidates if len(candidates) <= visible else in_race
+        for candidate in shown[-visible:]:
             style = "bold" if candidate is best else "red" if candidate.failures else None
+            style = "dim" if candidate.state == "pruned" else style
             settings = " ".join(f"{name.split('.')[-1]}={_short(value)}" for name, value in candidate.values.items())
+            settings = candidate.why_dropped or settings
             auc = f"{candidate.mean_fold_auc:.3f}" if candidate.fold_aucs else ""
             table.add_row(str(candidate.number), self._folds(candidate), auc, settings, style=style)
         return table

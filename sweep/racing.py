@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -165,7 +166,7 @@ def halving(evidence: Evidence, alpha: float) -> Verdict:  # noqa: ARG001
     done = evidence.done.sum(axis=1)
     drops: list[Drop] = []
     rungs = [max(1, round(share * folds)) for share in (0.2, 0.5, 1.0)]
-    for rung, following in zip(rungs, rungs[1:], strict=False):
+    for rung, following in pairwise(rungs):
         at_rung = np.flatnonzero(evidence.alive & (done >= rung))
         keep = max(1, round(rows * rungs[0] / following))
         if evidence.last and (done[evidence.alive] >= rung).all() and len(at_rung) > keep:

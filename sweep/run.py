@@ -16,7 +16,7 @@ from sweep.ledger import Ledger
 from sweep.predictions import per_patient
 from sweep.prepare import check_networks, prepare_patches, prepare_split, require_patients, write_cohort
 from sweep.report import write_report
-from sweep.run_folder import RunFolder, candidate_predictions, held_out_auc, write_tables
+from sweep.run_folder import RunFolder, candidate_predictions, held_out_auc, held_out_influence, write_tables
 from sweep.search import Candidate, Search, open_study
 from sweep.settings import Settings
 from sweep.tracking import Tracker
@@ -50,7 +50,14 @@ def run_sweep(settings: Settings) -> int:
         mend(run.journal)
         study = open_study(run.journal, run.path.name, settings.own_values())
         rule = settings.evaluation.slices
-        search = Search(settings, study, ledger, split["fold"].nunique(), lambda unit: held_out_auc(ledger, unit, rule))
+        search = Search(
+            settings,
+            study,
+            ledger,
+            split["fold"].nunique(),
+            score=lambda unit: held_out_auc(ledger, unit, rule),
+            influence=lambda unit: held_out_influence(ledger, unit, rule),
+        )
         try:
             _train(settings, run, store, ledger, search)
         finally:

@@ -11,6 +11,7 @@ from functools import cache
 from math import isnan
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import yaml
 from pydantic import ValidationError
@@ -18,8 +19,9 @@ from pydantic import ValidationError
 from datasets.tables import to_csv
 from sweep.ledger import Ledger, Unit, write_atomically
 from sweep.operating_point import choose_threshold
-from sweep.patient_metrics import THRESHOLD, auc
+from sweep.patient_metrics import THRESHOLD, Array, auc, placements
 from sweep.predictions import COLUMNS, arrays, configuration_figures, per_patient
+from sweep.racing import fold_influence
 from sweep.search import Candidate
 from sweep.settings import Evaluation, Settings, SettingsError
 from sweep.slices import Rule
@@ -34,6 +36,7 @@ OWN_COLUMNS = [
     "sd_fold_auc",
     "pooled_auc",
     "failure",
+    "dropped",
 ]
 COST_COLUMNS = ["configuration", "fold", "epochs", "best_epoch", "seconds"]
 
@@ -117,6 +120,13 @@ def held_out_auc(ledger: Ledger, unit: Unit, rule: Rule = "max") -> float:
     return auc(label, score)
 
 
+def held_out_influence(ledger: Ledger, unit: Unit, rule: Rule = "max") -> Array:
+    """Influence of a finished unit's held-out patients on its AUC, malignant ones first, each class by patient_id."""
+    label, score, _ = arrays(per_patient(unit_predictions(ledger, unit), rule))
+    influence: Array = np.concatenate(fold_influence(*placements(label, score)))
+    return influence
+
+
 def unit_predictions(ledger: Ledger, unit: Unit, name: str = "predictions") -> pd.DataFrame:
     """A finished unit's out-of-fold, or `inner_predictions`, per lesion slice, with its fold."""
     return pd.read_parquet(ledger.finished(unit) / f"{name}.parquet").assign(fold=unit.fold)
@@ -181,6 +191,7 @@ def _row(candidate: Candidate, predictions: pd.DataFrame, rule: Rule) -> dict[st
         "folds_done": len(candidate.fold_aucs),
         **figures,
         "failure": failure,
+        "dropped": candidate.why_dropped,
         **candidate.values,
     }
 

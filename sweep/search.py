@@ -1,6 +1,7 @@
-"""Which (configuration, fold) next: Optuna proposes configurations, the ledger says what is done. Knows no Ray.
+"""Which (configuration, fold) next: Optuna proposes configurations, they race over the folds. Knows no Ray.
 
-Resuming is starting again: configurations come back from Optuna's journal, finished folds from the ledger.
+Resuming is starting again: configurations and which were dropped come back from Optuna's journal, finished folds from
+the ledger.
 """
 
 from __future__ import annotations
@@ -8,17 +9,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from inspect import signature
 from math import isnan
 from pathlib import Path
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.ledger import Ledger, Unit
-from sweep.settings import Configuration, Range, Settings, Value, setting_type
+from sweep.racing import STRATEGIES, Array, Drop, Evidence, Verdict
+from sweep.settings import Configuration, Range, Settings, SettingsError, Value, setting_type
 
 Score = Callable[[Unit], float]
+Influence = Callable[[Unit], Array]
+# They learn nothing from results, so there is nothing to wait for with the first fold of every configuration.
+UNLEARNING_SAMPLERS = ("RandomSampler", "GridSampler", "QMCSampler", "BruteForceSampler")
 
 
 @dataclass
@@ -36,6 +44,8 @@ class Candidate:
     failures: dict[int, str] = field(default_factory=dict)
     """Folds that failed for good, with the last try's reason."""
     last_failure: str = ""
+    dropped: Drop | None = None
+    """Why the race goes on without it."""
 
     def unit(self, fold: int) -> Unit:
         return Unit(self.configuration.digest, fold)
@@ -46,7 +56,18 @@ class Candidate:
 
     @property
     def state(self) -> str:
-        return "complete" if self.is_complete else "failed" if self.failures else "running"
+        if self.is_complete:
+            return "complete"
+        return "failed" if self.failures else "pruned" if self.dropped else "running"
+
+    @property
+    def why_dropped(self) -> str:
+        """'-0.031 [-0.052, -0.010] against configuration 3: chance to win 0.0002'; empty if it is not."""
+        if self.dropped is None or self.is_complete:
+            return ""
+        drop = self.dropped
+        interval = f"{drop.difference:+.3f} [{drop.low:+.3f}, {drop.high:+.3f}]"
+        return f"{interval} against configuration {drop.against}: {drop.why}"
 
     @property
     def mean_fold_auc(self) -> float:
@@ -55,7 +76,7 @@ class Candidate:
         return sum(defined) / len(defined) if defined else float("nan")
 
     def waiting_folds(self) -> Iterator[int]:
-        if self.failures:
+        if self.failures or self.dropped:
             return
         yield from (fold for fold in range(self.folds) if fold not in self.fold_aucs and fold not in self.running)
 
@@ -63,38 +84,54 @@ class Candidate:
 class Search:
     """The state of a sweep: `next_unit` hands out work, `succeeded` and `failed` take the outcome."""
 
-    def __init__(self, settings: Settings, study: optuna.Study, ledger: Ledger, folds: int, score: Score) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        study: optuna.Study,
+        ledger: Ledger,
+        folds: int,
+        score: Score,
+        influence: Influence | None = None,
+    ) -> None:
         """Args:
         settings: of the sweep.
         study: from `open_study`; its trials are the sweep's configurations so far.
         ledger: of the sweep's split.
         folds: how many the split has.
         score: the held-out patients' AUC of a finished unit; nan where they are of one class only.
+        influence: their influence on it (racing.fold_influence); only the strategy `paired` asks for it.
         """
         self._settings, self._study, self._ledger, self._folds, self._score = settings, study, ledger, folds, score
+        self._influence = cache(influence) if influence else None
         self._space = {name: distribution(name, span) for name, span in settings.search.space.items()}
-        asked = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
-        self.candidates = [self._candidate(trial) for trial in asked]
+        self._recorded = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+        self._order = [int(fold) for fold in np.random.default_rng(settings.seed).permutation(folds)]
+        if settings.search.racing.strategy == "none":
+            self._order.sort()
+        self._wave: list[tuple[Candidate, int]] = []
+        self.candidates: list[Candidate] = []
+        if settings.search.deterministic:
+            self._plan_waves()
+        else:
+            self.candidates = [self._candidate(trial) for trial in self._recorded]
+            self._judge()
 
     def next_unit(self) -> tuple[Candidate, int] | None:
-        """A waiting fold of the earliest configuration, else of a new one; None when there is none to start now."""
-        while True:
-            # Two configurations may be equal where few values can be chosen: one unit, trained once.
-            in_training = {candidate.unit(fold) for candidate in self.candidates for fold in candidate.running}
-            for candidate in self.candidates:
-                for fold in candidate.waiting_folds():
-                    if candidate.unit(fold) not in in_training:
-                        candidate.running.add(fold)
-                        return candidate, fold
-            if len(self.candidates) >= self._settings.search.configurations:
-                return None
-            self.candidates.append(self._ask())
+        """The fold worth most, of a configuration in the race or a new one; None when there is none to start now."""
+        if self._settings.search.deterministic:
+            waiting = [(candidate, fold) for candidate, fold in self._wave if fold not in candidate.running]
+            chosen = waiting[0] if waiting else None
+        else:
+            chosen = self._choose()
+        if chosen:
+            chosen[0].running.add(chosen[1])
+        return chosen
 
     @property
     def is_finished(self) -> bool:
-        """All configurations are complete or failed, and nothing runs."""
+        """All configurations are complete, dropped or failed, and nothing runs."""
         busy = any(c.running or list(c.waiting_folds()) for c in self.candidates)
-        return not busy and len(self.candidates) >= self._settings.search.configurations
+        return not busy and not self._may_ask
 
     @property
     def best(self) -> Candidate | None:
@@ -104,12 +141,8 @@ class Search:
 
     def succeeded(self, candidate: Candidate, fold: int) -> None:
         """A unit's results stand in the ledger."""
-        candidate.running.discard(fold)
-        auc = self._score(candidate.unit(fold))
-        for equal in (other for other in self.candidates if other.configuration == candidate.configuration):
-            equal.fold_aucs[fold] = auc
-            if equal.is_complete:
-                self._tell(equal, equal.mean_fold_auc)
+        self._reveal(candidate, fold)
+        self._go_on()
 
     def failed(self, candidate: Candidate, fold: int, reason: str, *, final: bool = False) -> None:
         """A try of a unit failed: it waits for the next one, or, with none left or `final`, its configuration fails."""
@@ -118,24 +151,152 @@ class Search:
         candidate.last_failure = reason
         if final or candidate.tries[fold] >= self._settings.resources.tries:
             candidate.failures[fold] = reason
-            self._tell(candidate, None)
+            self._wave = [unit for unit in self._wave if unit[0] is not candidate or unit[1] in candidate.running]
+            self._tell(candidate, TrialState.FAIL)
+            self._go_on()
+
+    @property
+    def _may_ask(self) -> bool:
+        return len(self.candidates) < self._settings.search.configurations
+
+    def _go_on(self) -> None:
+        if not self._settings.search.deterministic:
+            self._judge()
+        elif not self._wave:
+            self._plan_waves()
+
+    def _plan_waves(self) -> None:
+        """Deterministic: a wave of units is chosen at once and judged when all are done, whenever each one ends.
+
+        The ledger may be ahead, after a resumption: what a wave finds there counts as done, and nothing else does.
+        """
+        while not self._wave:
+            self._judge()
+            while len(self._wave) < self._folds and (unit := self._choose()):
+                self._wave.append(unit)
+            if not self._wave:
+                return
+            for candidate, fold in list(self._wave):
+                if self._ledger.is_done(candidate.unit(fold)):
+                    self._reveal(candidate, fold)
+
+    def _reveal(self, candidate: Candidate, fold: int) -> None:
+        candidate.running.discard(fold)
+        auc = self._score(candidate.unit(fold))
+        for equal in (other for other in self.candidates if other.configuration == candidate.configuration):
+            equal.fold_aucs[fold] = auc
+            self._report(equal)
+        self._wave = [unit for unit in self._wave if fold not in unit[0].fold_aucs or unit[1] != fold]
+
+    def _choose(self) -> tuple[Candidate, int] | None:
+        verdict, columns = self._verdict(), self._columns()
+        # Two configurations may be equal where few values can be chosen: one unit, trained once.
+        taken = {candidate.unit(fold) for candidate in self.candidates for fold in candidate.running}
+        taken |= {candidate.unit(fold) for candidate, fold in self._wave}
+        order = [columns[column] for column in verdict.folds]
+        order += [fold for fold in self._order if fold not in order]
+        for row in self._by_worth(verdict.value, taken):
+            if row == len(self.candidates):
+                self.candidates.append(self._ask())
+                return self._choose()
+            candidate = self.candidates[row]
+            waiting = set(candidate.waiting_folds())
+            for fold in order:
+                if fold in waiting and candidate.unit(fold) not in taken:
+                    return candidate, fold
+        return None
+
+    def _by_worth(self, value: Array, taken: set[Unit]) -> list[int]:
+        """Rows, the most valuable next fold first; a fold in training makes a configuration's next one worth less."""
+        worth = np.array(value)
+        for candidate in self.candidates:
+            under_way = sum(unit.configuration == candidate.configuration.digest for unit in taken)
+            if worth[candidate.number] > 0:
+                worth[candidate.number] /= 1 + under_way
+        if (
+            self._settings.search.sampler in UNLEARNING_SAMPLERS
+            and len(worth) > len(self.candidates)
+            and worth.max() > 0
+        ):
+            worth[-1] = np.inf
+        return [int(row) for row in np.argsort(-worth, kind="stable")]
+
+    def _judge(self) -> None:
+        for drop in self._verdict().drops:
+            candidate = self.candidates[drop.row]
+            if not candidate.running:
+                candidate.dropped = drop
+                self._study._storage.set_trial_user_attr(self._trial_id(candidate), "dropped", list(drop))
+                self._tell(candidate, TrialState.PRUNED)
+
+    def _verdict(self) -> Verdict:
+        racing = self._settings.search.racing
+        begun = any(candidate.fold_aucs for candidate in self.candidates)
+        return STRATEGIES[racing.strategy if begun else "none"](self._evidence(), racing.alpha)
+
+    def _columns(self) -> list[int]:
+        """Folds in the shared order, without those that turned out to hold one class."""
+        without_auc = {fold for c in self.candidates for fold, auc in c.fold_aucs.items() if isnan(auc)}
+        return [fold for fold in self._order if fold not in without_auc]
+
+    def _evidence(self) -> Evidence:
+        columns, newcomers = self._columns(), int(self._may_ask)
+        rows = [[c.fold_aucs.get(fold, np.nan) for fold in columns] for c in self.candidates]
+        auc = np.array(rows + [[np.nan] * len(columns)] * newcomers)
+        alive = [c.dropped is None and not c.failures for c in self.candidates] + [True] * newcomers
+        influence, fold = self._influences(columns, len(auc))
+        return Evidence(auc, influence, fold, np.array(alive), last=not newcomers)
+
+    def _influences(self, columns: list[int], rows: int) -> tuple[Array, Array]:
+        if self._settings.search.racing.strategy != "paired" or self._influence is None:
+            return np.zeros((rows, 0)), np.zeros(0, int)
+        known: list[list[Array | None]] = [
+            [self._influence(c.unit(fold)) if fold in c.fold_aucs else None for c in self.candidates]
+            for fold in columns
+        ]
+        sizes = [next((len(one) for one in of_fold if one is not None), 0) for of_fold in known]
+        influence = np.zeros((rows, sum(sizes)))
+        ends = np.cumsum(sizes)
+        for of_fold, size, end in zip(known, sizes, ends, strict=True):
+            for row, one in enumerate(of_fold):
+                influence[row, end - size : end] = 0 if one is None else one
+        return influence, np.repeat(np.arange(len(columns)), sizes)
 
     def _ask(self) -> Candidate:
         number = len(self.candidates)
-        self._study.sampler = _sampler(self._settings.seed + number)
-        return self._candidate(self._study.ask(self._space))
+        if number < len(self._recorded):  # deterministic, resumed
+            return self._candidate(self._recorded[number])
+        # For the proposal alone: a grid's sampler would end the study when it hears of its last point.
+        told, self._study.sampler = self._study.sampler, sampler(self._settings, number)
+        trial = self._study.ask(self._space)
+        self._study.sampler = told
+        return self._candidate(trial)
 
     def _candidate(self, trial: optuna.Trial | FrozenTrial) -> Candidate:
         configuration = self._settings.configuration(trial.params)
         candidate = Candidate(trial.number, trial.params, configuration, self._folds)
+        if self._settings.search.deterministic:
+            return candidate
         done = (fold for fold in range(candidate.folds) if self._ledger.is_done(candidate.unit(fold)))
         candidate.fold_aucs = {fold: self._score(candidate.unit(fold)) for fold in done}
-        if candidate.is_complete:
-            self._tell(candidate, candidate.mean_fold_auc)
+        if "dropped" in trial.user_attrs:
+            candidate.dropped = Drop(*trial.user_attrs["dropped"])
+        self._report(candidate)
         return candidate
 
-    def _tell(self, candidate: Candidate, value: float | None) -> None:
-        state = TrialState.FAIL if value is None else TrialState.COMPLETE
+    def _report(self, candidate: Candidate) -> None:
+        """Tell Optuna the running mean, at step = folds done, and that a configuration is complete."""
+        trial = self._study.get_trials(deepcopy=False)[candidate.number]
+        if not trial.state.is_finished() and not isnan(candidate.mean_fold_auc):
+            step, mean = len(candidate.fold_aucs), candidate.mean_fold_auc
+            self._study._storage.set_trial_intermediate_value(trial._trial_id, step, mean)
+        if candidate.is_complete:
+            self._tell(candidate, TrialState.COMPLETE, candidate.mean_fold_auc)
+
+    def _trial_id(self, candidate: Candidate) -> int:
+        return self._study.get_trials(deepcopy=False)[candidate.number]._trial_id
+
+    def _tell(self, candidate: Candidate, state: TrialState, value: float | None = None) -> None:
         self._study.tell(candidate.number, value, state, skip_if_finished=True)
 
 
@@ -149,19 +310,46 @@ def open_study(journal: Path, name: str, own_values: Mapping[str, Value]) -> opt
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = JournalStorage(JournalFileBackend(str(journal)))
-    study = optuna.create_study(
-        storage=storage, study_name=name, direction="maximize", load_if_exists=True, sampler=_sampler(0)
-    )
+    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(dict(own_values))
     return study
 
 
-def _sampler(seed: int) -> optuna.samplers.BaseSampler:
-    """Rebuilt for every proposal from (sweep seed, its number), so that a resumed sweep does not repeat itself."""
+def sampler(settings: Settings, number: int) -> optuna.samplers.BaseSampler:
+    """Rebuilt for every proposal from (sweep seed, its number), so that a resumed sweep does not repeat itself.
+
+    Raises:
+        SettingsError: Optuna has no such sampler, or it cannot be built for this space.
+    """
+    name, seed = settings.search.sampler, settings.seed + number
+    known = sorted(sampler for sampler in optuna.samplers.__all__ if sampler.endswith("Sampler"))
+    if name not in known:
+        raise SettingsError(f"search.sampler={name}: Optuna has no such class; write one of {', '.join(known)}")
+    kind = getattr(optuna.samplers, name)
+    options: dict[str, object] = {"seed": seed} if "seed" in signature(kind).parameters else {}
+    if name == "TPESampler":
+        options |= {"multivariate": True, "group": True, "constant_liar": True}
+    if name == "GridSampler":  # numbers its points in an order that its seed gives
+        options["seed"] = settings.seed
+        options["search_space"] = {name: grid(name, span) for name, span in settings.search.space.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+        try:
+            return kind(**options)  # type: ignore[no-any-return]
+        except (TypeError, ImportError) as error:
+            raise SettingsError(f"search.sampler={name}: {str(error).splitlines()[0]}; write TPESampler") from error
+
+
+def grid(name: str, span: Range) -> list[Value]:
+    """A range's values for a grid: its choices, or the steps from low to high."""
+    if span.choices is not None:
+        return list(span.choices)
+    if span.low is None or span.high is None or span.step is None:
+        raise SettingsError(f"search.space.{name}: a grid needs choices, or low, high and step")
+    count = int((span.high - span.low) / span.step + 1e-9) + 1
+    values = [span.low + span.step * index for index in range(count)]
+    return [int(value) for value in values] if setting_type(name) is int else list(values)
 
 
 def distribution(name: str, span: Range) -> BaseDistribution:

@@ -134,8 +134,16 @@ class Range(Section):
         return self.choices if self.choices is not None else tuple(v for v in (self.low, self.high) if v is not None)
 
 
+class Racing(Section):
+    strategy: Literal["posterior", "paired", "lossless", "wilcoxon", "forgiving", "halving", "none"]
+    alpha: float = Field(gt=0, lt=1)
+
+
 class Search(Section):
     configurations: int = Field(ge=1)
+    sampler: str
+    racing: Racing
+    deterministic: bool
     space: dict[str, Range]
 
 

@@ -18,8 +18,8 @@ SWEEP_ORDER = [
     "operating_point",
     "calibration",
 ]
-SWEEP_ORDER += ["comparison", "selection_bias", "ensembles", "readers", "features", "predictions", "search", "compose"]
-SWEEP_ORDER += ["watch", "worker", "tune_adapter", "run_folder"]
+SWEEP_ORDER += ["comparison", "selection_bias", "ensembles", "readers", "features", "predictions", "racing"]
+SWEEP_ORDER += ["search", "compose", "watch", "worker", "tune_adapter", "run_folder"]
 SWEEP_ORDER += ["contact_sheet", "prepare", "tensorboard_summaries", "tracking"]
 SWEEP_ORDER += ["display", "explanations", "report", "run", "__main__"]
 PACKAGES = ("datasets", "lightning_modules", "sweep")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sweep.display import Display
+from sweep.racing import Drop
 from sweep.search import Search
 from tests.test_search import finish, open_search
 
@@ -57,6 +58,7 @@ TERMINAL = """
 import sys
 from pathlib import Path
 from sweep.display import Display
+from sweep.racing import Drop
 from tests.test_search import finish, open_search
 folder = Path(sys.argv[1])
 search = open_search(folder)
@@ -89,3 +91,15 @@ def _read(descriptor: int) -> bytes:
         return os.read(descriptor, 65536)
     except OSError:  # Linux reports the other side's end as an error
         return b""
+
+
+def test_a_dropped_configuration_shows_why_and_is_logged_once(search: Search, caplog: pytest.LogCaptureFixture) -> None:
+    display = Display(search, total=4, epochs=lambda *_: 0)
+    search.candidates[1].failures.clear()
+    search.candidates[1].dropped = Drop(1, 0, -0.031, -0.052, -0.010, "chance to win 0.0002")
+    with caplog.at_level(logging.INFO, logger="sweep"):
+        for _ in range(2):
+            display.finished(search.candidates[0], 0)
+    reason = "dropped after 1 of 3 folds: -0.031 [-0.052, -0.010] against configuration 0: chance to win 0.0002"
+    assert sum(reason in line for line in caplog.messages) == 1
+    assert display.summary().startswith("4 of 10 folds · ") and "· 1 dropped ·" in display.summary()

@@ -19,7 +19,7 @@ from sweep.run_folder import OWN_COLUMNS
 from sweep.settings import flatten
 
 _TEXT = ["patient_id", "site", "sop_instance_uid", "t1_series_uid", "t2_series_uid", "note", "item", "reason", "remedy"]
-_TEXT += ["digest", "state", "failure"]
+_TEXT += ["digest", "state", "failure", "dropped"]
 
 
 class RunFolderError(ValueError):

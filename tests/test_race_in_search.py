@@ -1,0 +1,138 @@
+"""The race inside a sweep: who is dropped, what Optuna is told of it, and that a killed sweep decides alike."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+
+from sweep.compose import load_settings
+from sweep.ledger import Ledger, Unit
+from sweep.search import Search, open_study
+from sweep.settings import SettingsError
+from tests.test_search import finish
+
+FOLDS, CONFIGURATIONS = 6, 8
+RACING = ["search.racing.strategy=posterior", f"folds.count={FOLDS}", f"search.configurations={CONFIGURATIONS}"]
+Event = tuple[int, int]
+
+
+def score(unit: Unit) -> float:
+    """Qualities far apart, folds of different difficulty, and some chance; a function of the unit alone."""
+    chance = np.random.default_rng([int(unit.configuration, 16), unit.fold]).normal(0, 0.01)
+    return float(0.55 + int(unit.configuration[:2], 16) / 256 * 0.4 + 0.01 * unit.fold + chance)
+
+
+def open_race(folder: Path, overrides: Sequence[str] = ()) -> Search:
+    folder.mkdir(exist_ok=True)
+    settings = load_settings([*RACING, *overrides])
+    study = open_study(folder / "optuna.journal", "test", settings.own_values())
+    return Search(settings, study, Ledger(folder / "ledger", "split"), FOLDS, score)
+
+
+def run(search: Search, folder: Path, workers: int = 1, seed: int = 0, stop_after: int = 10**6) -> list[Event]:
+    """Work through the search with several units in flight, which end in an order drawn from `seed`."""
+    random, flying, done = np.random.default_rng(seed), [], []
+    while len(done) < stop_after:
+        while len(flying) < workers and (unit := search.next_unit()):
+            flying.append(unit)
+        if not flying:
+            break
+        candidate, fold = flying.pop(int(random.integers(len(flying))))
+        finish(search, folder, candidate, fold)
+        done.append((candidate.number, fold))
+    return done
+
+
+def fate(search: Search) -> list[tuple[str, str, list[int], dict[str, object]]]:
+    return [(c.state, c.why_dropped, sorted(c.fold_aucs), dict(c.values)) for c in search.candidates]
+
+
+@pytest.mark.parametrize("strategy", ["posterior", "lossless", "wilcoxon", "forgiving", "halving"])
+def test_a_race_trains_less_and_ends_with_the_full_comparisons_winner(tmp_path: Path, strategy: str) -> None:
+    search = open_race(tmp_path, [f"search.racing.strategy={strategy}", "search.sampler=RandomSampler"])
+    events = run(search, tmp_path)
+    assert search.is_finished and len(events) == len(set(events)) < FOLDS * CONFIGURATIONS
+    means = {c.number: np.mean([score(c.unit(fold)) for fold in range(FOLDS)]) for c in search.candidates}
+    assert search.best and search.best.is_complete and search.best.number == max(means, key=lambda n: means[n])
+    assert {c.state for c in search.candidates} == {"complete", "pruned"}
+
+
+def test_optuna_is_told_the_truth_about_the_race(tmp_path: Path) -> None:
+    search = open_race(tmp_path)
+    run(search, tmp_path)
+    states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+    trials = open_study(tmp_path / "optuna.journal", "test", {}).get_trials()
+    for candidate, trial in zip(search.candidates, trials, strict=True):
+        assert trial.state == states[candidate.state]
+        assert max(trial.intermediate_values) == len(candidate.fold_aucs)
+        assert trial.intermediate_values[len(candidate.fold_aucs)] == trial.value == candidate.mean_fold_auc
+    assert any(candidate.state == "pruned" for candidate in search.candidates)
+
+
+def test_why_a_configuration_was_dropped_outlives_the_process(tmp_path: Path) -> None:
+    search = open_race(tmp_path)
+    run(search, tmp_path)
+    reasons = [c.why_dropped for c in search.candidates]
+    assert [c.why_dropped for c in open_race(tmp_path).candidates] == reasons
+    assert open_race(tmp_path).is_finished
+    assert any("against configuration" in reason and "chance to win" in reason for reason in reasons)
+
+
+def test_a_deterministic_sweep_is_a_function_of_its_seed(tmp_path: Path) -> None:
+    fates = []
+    for workers, seed in ((1, 0), (3, 1), (8, 2)):
+        search = open_race(tmp_path / str(workers), ["search.deterministic=true"])
+        run(search, tmp_path / str(workers), workers, seed)
+        assert search.is_finished
+        fates.append(fate(search))
+    assert fates[0] == fates[1] == fates[2] and any(state == "pruned" for state, *_ in fates[0])
+
+
+@pytest.mark.parametrize("deterministic", ["true", "false"])
+def test_killed_at_any_event_it_comes_to_the_same_decisions(tmp_path: Path, deterministic: str) -> None:
+    overrides = [f"search.deterministic={deterministic}"]
+    whole = open_race(tmp_path / "whole", overrides)
+    events = run(whole, tmp_path / "whole")
+    for killed_after in range(1, len(events), 9):
+        folder = tmp_path / str(killed_after)
+        before = run(open_race(folder, overrides), folder, stop_after=killed_after)
+        resumed = open_race(folder, overrides)
+        after = run(resumed, folder)
+        assert len(before + after) == len(set(before + after)) == len(events), "a fold was trained twice, or left out"
+        assert fate(resumed) == fate(whole)
+
+
+def test_many_workers_find_work_and_finish(tmp_path: Path) -> None:
+    search = open_race(tmp_path)
+    handed_out = [search.next_unit() for _ in range(12)]
+    assert all(handed_out) and len({c.unit(fold) for c, fold in filter(None, handed_out)}) == 12
+
+
+def test_dropped_with_a_fold_in_training_is_decided_when_it_ends(tmp_path: Path) -> None:
+    search = open_race(tmp_path)
+    run(search, tmp_path, workers=5, seed=3)
+    for candidate in search.candidates:
+        assert not candidate.running and candidate.state in ("complete", "pruned")
+
+
+@pytest.mark.parametrize("name", ["RandomSampler", "QMCSampler", "NSGAIISampler"])
+def test_any_sampler_of_optuna_by_its_name(tmp_path: Path, name: str) -> None:
+    search = open_race(tmp_path, [f"search.sampler={name}"])
+    run(search, tmp_path)
+    assert search.is_finished and len({c.configuration.digest for c in search.candidates}) == CONFIGURATIONS
+
+
+def test_a_grid_visits_every_point(tmp_path: Path) -> None:
+    space = ["search/space=none", "search.space.training.batch_size={low: 16, high: 32, step: 8}"]
+    overrides = [*space, "search.sampler=GridSampler", "search.configurations=4", "search.racing.strategy=none"]
+    search = open_race(tmp_path, overrides)
+    run(search, tmp_path)
+    assert {c.values["training.batch_size"] for c in search.candidates[1:]} == {16, 24, 32}
+
+
+def test_an_unknown_sampler_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    search = open_race(tmp_path, ["search.sampler=TPE"])
+    with pytest.raises(SettingsError, match=r"^search\.sampler=TPE: .*write one of .*TPESampler"):
+        search.next_unit()

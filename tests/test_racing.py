@@ -1,0 +1,159 @@
+"""Every racing strategy keeps the same contract; each then its own promise."""
+
+from itertools import pairwise
+
+import numpy as np
+import optuna
+import pytest
+from optuna.pruners import WilcoxonPruner
+
+from benchmarks.search_cost import Table, replay, simulate
+from sweep.patient_metrics import Array, auc, delong_variance, placements
+from sweep.racing import STRATEGIES, Evidence, fold_influence, paired, predicted_means, wilcoxon
+from sweep.settings import Racing
+
+NAMES = sorted(STRATEGIES)
+
+
+@pytest.fixture(scope="module")
+def source() -> Table:
+    return simulate(3, configurations=24)
+
+
+def evidence_of(source: Table, done: Array, *, last: bool = True) -> Evidence:
+    influence = source.influence * done[:, source.fold]
+    alive = np.ones(len(done), bool)
+    return Evidence(np.where(done, source.auc, np.nan), influence, source.fold, alive, last)
+
+
+def partly_done(source: Table, seed: int) -> Array:
+    """The first configuration complete, the others the first one to nine folds."""
+    folds = np.random.default_rng(seed).integers(1, 10, len(source.auc))
+    folds[0] = source.auc.shape[1]
+    return np.arange(source.auc.shape[1]) < folds[:, None]
+
+
+def test_the_settings_name_every_strategy() -> None:
+    assert set(Racing.model_json_schema()["properties"]["strategy"]["enum"]) == set(STRATEGIES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_race_ends_with_a_complete_configuration_and_costs_no_more_than_everything(source: Table, name: str) -> None:
+    for seed in range(3):
+        cost, regret = replay(source, name, 0.05, seed)
+        assert 1 / 24 <= cost <= 1 and regret >= 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_unfinished_configurations_are_dropped_and_never_the_leader(source: Table, name: str) -> None:
+    for seed in range(5):
+        done = partly_done(source, seed)
+        evidence = evidence_of(source, done)
+        verdict = STRATEGIES[name](evidence, 0.05)
+        for drop in verdict.drops:
+            assert not done[drop.row].all() and drop.row != drop.against
+            assert drop.low <= drop.difference <= drop.high and drop.why
+        assert sorted(verdict.folds) == list(range(10)) and verdict.value.shape == (24,)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_evidence_gives_an_equal_verdict_and_is_left_untouched(source: Table, name: str) -> None:
+    evidence = evidence_of(source, partly_done(source, 1))
+    before = evidence.auc.copy()
+    first, second = (STRATEGIES[name](evidence, 0.05) for _ in range(2))
+    assert first.drops == second.drops and np.array_equal(first.value, second.value)
+    assert np.array_equal(evidence.auc, before, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"none", "halving"}))
+def test_a_hopeless_configuration_is_dropped_by_its_ninth_fold(name: str) -> None:
+    random = np.random.default_rng(0)
+    auc_of = np.vstack([random.uniform(0.9, 0.95, (6, 10)), random.uniform(0.1, 0.2, (1, 10))])
+    done = np.ones((7, 10), bool)
+    done[6, 9] = False
+    influence = np.tile(random.normal(0, 0.01, (1, 10)), (7, 1))
+    verdict = STRATEGIES[name](Evidence(np.where(done, auc_of, np.nan), influence, np.arange(10), done[:, 0]), 0.05)
+    assert [drop.row for drop in verdict.drops] == [6]
+
+
+def test_none_costs_everything_and_lossless_loses_nothing(source: Table) -> None:
+    assert replay(source, "none", 0.05, 1) == (1.0, 0.0)
+    for seed in range(5):
+        cost, regret = replay(source, "lossless", 0.05, seed)
+        assert regret == 0 and cost < 1
+
+
+def test_squared_influences_sum_to_delongs_variance() -> None:
+    random = np.random.default_rng(2)
+    label, score = np.repeat([0, 1], [30, 12]), random.normal(size=42)
+    influence = np.concatenate(fold_influence(*placements(label, score)))
+    assert np.sum(influence**2) == pytest.approx(delong_variance(label, score), rel=1e-12)
+
+
+def test_the_paired_difference_has_no_error_left_once_all_folds_are_done(source: Table) -> None:
+    """SE² = s²/m · (1 - m/K), against the formula written out for one pair."""
+    done = partly_done(source, 4)
+    drops = {drop.row: drop for drop in paired(evidence_of(source, done), 0.4999).drops}
+    assert drops
+    for row, drop in drops.items():
+        m = done[row].sum()
+        differ = (source.influence[row] - source.influence[0])[source.fold < m]
+        error = np.sqrt((differ**2).sum() / m / m * (1 - m / 10))
+        assert drop.high - drop.low == pytest.approx(2 * 1.959964 * error, rel=1e-6)
+
+
+def test_wilcoxon_decides_as_optunas_pruner(source: Table) -> None:
+    done = partly_done(source, 5)
+    dropped = {drop.row for drop in wilcoxon(evidence_of(source, done), 0.1).drops}
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize", pruner=WilcoxonPruner(p_threshold=0.1, n_startup_steps=2))
+    expected = set()
+    for row in range(len(done)):
+        trial = study.ask()
+        for step in np.flatnonzero(done[row]):
+            trial.report(source.auc[row, step], int(step))
+        if row == 0:
+            study.tell(trial, float(source.auc[row].mean()))
+        elif trial.should_prune():
+            expected.add(row)
+    assert dropped == expected and dropped
+
+
+def test_halving_spends_42_percent_of_ten_folds() -> None:
+    assert replay(simulate(1, configurations=50), "halving", 0.05, 1)[0] == pytest.approx(0.42)
+
+
+def test_predicted_means_are_the_means_once_all_is_done(source: Table) -> None:
+    mean, factor, own = predicted_means(source.auc)
+    assert mean == pytest.approx(source.auc.mean(axis=1)) and not own.any() and not factor.any()
+
+
+def test_predictions_hold_what_they_promise() -> None:
+    """95 % intervals of means of ten folds, predicted from one to nine, on the model's own tables."""
+    random, inside = np.random.default_rng(7), []
+    for _ in range(60):
+        auc_of = 0.8 + random.normal(0, 0.04, (40, 1)) + random.normal(0, 0.05, 10) + random.normal(0, 0.03, (40, 10))
+        done = np.arange(10) < random.integers(1, 10, (40, 1))
+        done[0] = True
+        mean, factor, own = predicted_means(np.where(done, auc_of, np.nan))
+        error = np.sqrt(own + (factor**2).sum(axis=1))[1:]
+        inside.append(np.abs(mean - auc_of.mean(axis=1))[1:] < 1.96 * error)
+    assert 0.93 < np.mean(inside) < 0.98
+
+
+def test_shrinkage_orders_equals_by_their_folds() -> None:
+    """Equally good folds so far: who has more of them is believed more."""
+    auc_of = np.random.default_rng(1).normal(0.8, 0.03, (30, 10))
+    auc_of[0], auc_of[1:4] = 0.8, 0.95
+    done = np.arange(10) < 1
+    done = np.tile(done, (30, 1))
+    done[0] = True
+    for row, folds in enumerate((1, 4, 8), start=1):
+        done[row, :folds] = True
+    mean, _, _ = predicted_means(np.where(done, auc_of, np.nan))
+    assert all(less < more for less, more in pairwise(mean[1:4]))
+
+
+def test_the_tables_of_the_benchmark_hold_aucs(source: Table) -> None:
+    assert np.all((source.auc >= 0) & (source.auc <= 1))
+    assert auc(np.array([0, 1]), np.array([0.0, 1.0])) == 1
