@@ -33,7 +33,7 @@ def roc_band(label: Array, score: Array, fold: Array, draws: int = 1000, seed: i
 
     Columns: false_positive_rate, sensitivity, low, high. Patients keep their folds and are drawn within their class
     over all folds. Pointwise: it is about the sensitivity at each rate, not about the whole curve. Where every
-    fold's curve lies at 1 nothing varies and the band has no width; docs/measurements.md has its coverage.
+    fold's curve lies at 1 nothing varies and the band has no width; docs/decisions.md has its coverage.
     """
 
     def curve(rows: Array) -> Array:

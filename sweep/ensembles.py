@@ -15,7 +15,7 @@ from sweep.selection_bias import bbc_cv, draw_patients, percentile_estimate
 
 MOST_MODELS = 24  # 16 million subsets: half a minute
 MOST_CORRECTED = 12  # models whose subsets are all searched in every resample: 4095 subsets, ten seconds
-MOST_GREEDY = 200_000  # models times patients for which the greedy search is repeated in every resample
+MOST_GREEDY = 50_000  # models times patients for which the greedy search is repeated in every resample
 ROUNDS = 25  # of the greedy search
 NO_ESTIMATE = Estimate(float("nan"), float("nan"), float("nan"))
 

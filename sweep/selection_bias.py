@@ -15,7 +15,7 @@ from sweep.patient_metrics import Array, Estimate
 
 DRAWS = 100  # times that resamples without a score are drawn again
 PRIOR_FOLDS = (
-    2.0  # weight of "no better than the others" against folds done; of 1, 2, 5, 10 the best in ten simulated races
+    2.0  # weight of "no better than the others" against folds done; 1, 2, 5 and 10 were tried in simulated races
 )
 ROUNDS = 15  # of the two-way fit
 

@@ -52,6 +52,16 @@ def test_calls_alone_give_no_auc_and_no_table_of_aucs(tmp_path: Path) -> None:
     assert summary["table2"][0]["auc"] is None and "its difference from the model" not in page.text
 
 
+def test_a_reader_who_scored_one_class_has_no_auc_but_a_page(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", (1.5,))
+    patients = report(run)[2]
+    score = patients["probability"].where(patients["label"] == 0)
+    page, summary, _ = report(with_reader(run, patients, score=score, call=0))
+    found = summary["table2"][0]
+    assert found["auc"]["reader"]["value"] is None and found["auc"]["pooled"]["holm"] is None
+    assert found["measures"]["sensitivity"]["value"] == 0 and "What the readers would have reached" in page.text
+
+
 def test_the_models_help_is_counted_patient_by_patient(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", (1.2,))
     rows = [{"configuration": 0, "fold": fold, "threshold": 0.3 + fold / 20} for fold in range(10)]

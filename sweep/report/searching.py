@@ -65,6 +65,7 @@ def importance(settings: pd.DataFrame, value: "pd.Series[float]", log: list[str]
             return CategoricalDistribution(sorted(column.astype(str).unique()))
         return FloatDistribution(float(column.min()), float(column.max()), log=name in log)
 
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     spans = {name: distribution(name) for name in map(str, settings)}
     typed = settings.astype({n: str if isinstance(s, CategoricalDistribution) else float for n, s in spans.items()})
     study = optuna.create_study(direction="maximize")
