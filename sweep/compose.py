@@ -13,7 +13,16 @@ from pydantic import ValidationError
 from sweep.settings import SEARCHABLE, Data, Range, Settings, SettingsError, Value, flatten, setting_type
 
 # The user's own texts, taken as they stand: Hydra's grammar knows no umlauts, and no "=" or "(" in a path.
-OWN_TEXTS = ["output", "cache", "data.root", "data.annotations", "data.pseudonym_key", "data.labels", "model.weights"]
+OWN_TEXTS = [
+    "output",
+    "cache",
+    "cluster.node_folder",
+    "data.root",
+    "data.annotations",
+    "data.pseudonym_key",
+    "data.labels",
+    "model.weights",
+]
 OWN_TEXTS += ["evaluation.readers", "evaluation.features"]
 
 

@@ -106,6 +106,7 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
         split_digest=ledger.split_digest,
         store=store.folder.resolve(),
         store_digest=store.digest,
+        node_folder=settings.cluster.node_folder if settings.cluster.address else None,
     )
     with Display(search, settings.search.configurations, tracker.epochs) as display:
 

@@ -174,6 +174,7 @@ class Resources(Section):
 class Cluster(Section):
     address: Literal["auto"] | None
     folds_at_once: int | None = Field(ge=1)
+    node_folder: Path | None
 
 
 SEARCHABLE: Mapping[str, type[Section]] = {

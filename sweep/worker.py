@@ -25,6 +25,8 @@ class Workplace(BaseModel, frozen=True):
     split_digest: str
     store: Path
     store_digest: str
+    node_folder: Path | None = None
+    """On every node's own disk, for a copy of the patches; None: they are read where they are."""
 
 
 class PackedUnit(BaseModel, frozen=True):
@@ -59,6 +61,7 @@ class FoldTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         # Imported by the worker alone: the driver never pays for torch.
+        from datasets.node_copy import on_own_disk
         from datasets.patches import PatchStore
         from sweep.train_fold import Task, train_pack
 
@@ -71,7 +74,10 @@ class FoldTrainable(tune.Trainable):
         }
         try:
             place = self._pack[0].workplace
-            diverged = train_pack([*tasks.values()], PatchStore(place.store, place.store_digest)) if tasks else []
+            store = PatchStore(place.store, place.store_digest)
+            if place.node_folder:
+                store = on_own_disk(store, place.node_folder)
+            diverged = train_pack([*tasks.values()], store) if tasks else []
         except Exception as error:
             # Other errors may quote paths, which may hold names: the traceback stays in the units' folders.
             for one, folder in begun:

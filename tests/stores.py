@@ -1,5 +1,6 @@
 """Small patch stores for tests: noise in which the malignant patients' central channel is brighter in the middle."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pandas as pd
 
 from datasets.cohort import LESION_COLUMNS
 from datasets.folds import make_split
-from datasets.patches import PatchStore
+from datasets.patch_cutting import file_hash
+from datasets.patches import CHECKSUMS, PatchStore
 
 
 def write_store(folder: Path, patients: int = 24, slices: int = 2, side: int = 48, seed: int = 0) -> PatchStore:
@@ -24,6 +26,8 @@ def write_store(folder: Path, patients: int = 24, slices: int = 2, side: int = 4
     np.save(folder / "patches.npy", patches.astype(np.float16))
     lesions.to_csv(folder / "cohort.csv", index=False)
     pd.DataFrame(columns=["patient_id", "item", "reason", "remedy"]).to_csv(folder / "excluded.csv", index=False)
+    checksums = {file.name: file_hash(file) for file in folder.iterdir() if file.name != CHECKSUMS}
+    (folder / CHECKSUMS).write_text(json.dumps(checksums))
     return PatchStore(folder, "test")
 
 

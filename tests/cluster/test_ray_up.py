@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ BIN = Path(sys.prefix, "bin")
 RAY = f"PYTHONPATH={CHECKOUT} RAY_AUTH_MODE=token {BIN}/ray"
 HEAD, WORKERS, OUTSIDER = 1, (2, 3), 4
 GPUS_PER_WORKER, FOLDS_PER_GPU = 2, 2
+NODE_FOLDER = "/dev/shm/sweep"  # a disk of the host's own
 ALIVE = """
 import json, ray
 ray.init("auto", log_to_driver=False)
@@ -94,7 +96,8 @@ def runs(cluster: Path, group: Hosts) -> Path:
     """The folder of the same sweep twice: `alone` on this machine, `together` started through the cluster's head."""
     alone = sweep(group.shared, "name=alone", *TINY)
     assert alone.returncode == 0, alone.stderr
-    ray("exec", str(cluster), joining_sweep(group, "name=together", f"resources.gpus_per_fold={1 / FOLDS_PER_GPU}"))
+    settings = [f"resources.gpus_per_fold={1 / FOLDS_PER_GPU}", f"cluster.node_folder={NODE_FOLDER}"]
+    ray("exec", str(cluster), joining_sweep(group, "name=together", *settings))
     return group.shared / "runs"
 
 
@@ -159,3 +162,12 @@ def test_a_host_without_the_token_is_refused(group: Hosts, identity: str) -> Non
 def test_a_sweep_that_finds_no_cluster_says_so(group: Hosts) -> None:
     refused = group.run(OUTSIDER, joining_sweep(group, "name=nowhere"), check=False)
     assert refused.returncode == 2 and "cluster.address=auto: no Ray runs on this machine" in refused.stderr
+
+
+@pytest.mark.usefixtures("runs")
+def test_every_worker_has_one_copy_of_the_patches(group: Hosts) -> None:
+    (patches,) = (group.shared / "cache").glob("patches/*/patches.npy")
+    for host in WORKERS:
+        copies = group.run(host, f"cd {NODE_FOLDER}/patches && sha256sum */patches.npy").stdout.split()
+        assert copies == [sha256(patches.read_bytes()).hexdigest(), f"{patches.parent.name}/patches.npy"]
+    assert group.run(HEAD, f"test -e {NODE_FOLDER}", check=False).returncode != 0, "the head trains nothing"

@@ -1,0 +1,37 @@
+"""A patch store on the disk of the node that reads it: copied once a node, mapped into memory by all its workers."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from datasets.patches import PatchStore
+
+
+@cache
+def on_own_disk(store: PatchStore, folder: Path) -> PatchStore:
+    """A copy of the store below `folder`, or the store itself where it lies on the same disk.
+
+    The first worker of a node copies, the others wait; each looks at the checksums once.
+
+    Raises:
+        OSError: the copy cannot be made, or is not like the store.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_dev == store.folder.stat().st_dev:
+        return store
+    copy = PatchStore.of(folder, store.digest)
+    copy.folder.parent.mkdir(exist_ok=True)
+    with copy.folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not copy.is_whole():
+            with TemporaryDirectory(prefix=".copying-", dir=copy.folder.parent) as temporary:
+                arrived = PatchStore(Path(temporary, "store"), store.digest)
+                shutil.copytree(store.folder, arrived.folder)
+                if not arrived.is_whole():
+                    raise OSError(f"{store.folder}: its copy in {folder} is not like it; look at both disks")
+                arrived.folder.rename(copy.folder)
+    return copy
