@@ -4,6 +4,7 @@ python -m sweep [key=value …]                 run a sweep, or go on with it wh
 python -m sweep ingest [key=value …]          read the cohort only, to check it by eye before hours of training
 python -m sweep phantom FOLDER [patients=N] [seed=N]   write a synthetic cohort as DICOM files
 python -m sweep report runs/NAME              write the report of a run again
+python -m sweep status runs/NAME              how far a run has come, from any machine that sees its folder
 python -m sweep compare runs/A runs/B [FOLDER] [patients=common]   two sweeps of the same patients, paired tests
 """
 
@@ -39,7 +40,9 @@ def main(arguments: Sequence[str]) -> int:
                 return _compare(Path(first), Path(second), options)
             case ["compare", *_]:
                 raise SettingsError("compare: name two runs, as in `python -m sweep compare runs/A runs/B`")
-            case ["phantom" | "report" as command, *_]:
+            case ["status", folder]:
+                return _status(Path(folder))
+            case ["phantom" | "report" | "status" as command, *_]:
                 raise SettingsError(f"{command}: name a folder, as in `python -m sweep {command} FOLDER`")
             case _:
                 return _sweep(arguments)
@@ -104,6 +107,13 @@ def _compare(first: Path, second: Path, options: Sequence[str]) -> int:
     compared = compare_runs(first, second, folder, common=len(folders) < len(options))
     Console().print(terminal_table(compared))
     log.info("comparison: %s", folder / "compare.html")
+    return 0
+
+
+def _status(run: Path) -> int:
+    from sweep.status import status
+
+    print(status(run))
     return 0
 
 

@@ -21,7 +21,7 @@ SWEEP_ORDER = [
 SWEEP_ORDER += ["comparison", "selection_bias", "ensembles", "readers", "features", "predictions", "racing"]
 SWEEP_ORDER += ["search", "compose", "watch", "worker", "tune_adapter", "run_folder"]
 SWEEP_ORDER += ["contact_sheet", "prepare", "tensorboard_summaries", "tracking"]
-SWEEP_ORDER += ["display", "explanations", "report", "run", "__main__"]
+SWEEP_ORDER += ["display", "explanations", "report", "run", "status", "__main__"]
 PACKAGES = ("datasets", "lightning_modules", "sweep")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 

@@ -1,0 +1,78 @@
+"""How far a run has come, told by its files alone, from any machine that sees them. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import yaml
+
+from sweep.settings import SettingsError
+
+HOUR = 3600.0
+
+
+def status(run: Path, now: float | None = None) -> str:
+    """Lines on progress, speed, time left, failures and the best configuration so far.
+
+    Args:
+        run: its folder.
+        now: seconds since the epoch; None: the clock's.
+
+    Raises:
+        SettingsError: there is no run that has begun to train.
+    """
+    if not (run / "settings.yaml").is_file() or not (run / "split.csv").is_file():
+        raise SettingsError(f"{run}: no run that has begun; name its folder, as in `python -m sweep status runs/NAME`")
+    now = time.time() if now is None else now
+    configurations = _rows(run / "configurations.csv")
+    finished = sorted(done.stat().st_mtime for done in run.glob("ledger/*/*/fold-*/DONE"))
+    folds = len({row["fold"] for row in _rows(run / "split.csv")})
+    total = folds * yaml.safe_load((run / "settings.yaml").read_text())["search"]["configurations"]
+    lines = [f"{len(finished)} of {total} folds finished{_last(finished, now)}"]
+    lines += [_in_training(run), _speed(finished, total), _best(configurations), *_failures(configurations)]
+    return "\n".join(line for line in lines if line)
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(table.read_text(encoding="utf-8").splitlines())) if table.exists() else []
+
+
+def _last(finished: Sequence[float], now: float) -> str:
+    return f", the last one {_clock(now - finished[-1])} ago" if finished else ""
+
+
+def _in_training(run: Path) -> str:
+    curves = [partial / "curve.csv" for partial in run.glob("ledger/*/*/fold-*.partial-*")]
+    epochs = sorted(len(_rows(curve)) for curve in curves)
+    return f"{len(epochs)} begun, with {', '.join(map(str, epochs))} epochs behind them" if epochs else ""
+
+
+def _speed(finished: Sequence[float], total: int) -> str:
+    """Folds an hour and the time left, by the folds of the last hour in which any was finished."""
+    recent = [moment for moment in finished if moment > finished[-1] - HOUR]
+    if len(recent) < 2 or recent[-1] == recent[0]:
+        return ""
+    rate = (len(recent) - 1) / (recent[-1] - recent[0])
+    left = f", about {_clock((total - len(finished)) / rate)} left" if total > len(finished) else ""
+    return f"{rate * HOUR:.0f} folds an hour{left}"
+
+
+def _best(configurations: Sequence[dict[str, str]]) -> str:
+    complete = [row for row in configurations if row["state"] == "complete"]
+    if not complete:
+        return "no configuration is complete"
+    best = max(complete, key=lambda row: float(row["mean_fold_auc"]))
+    return f"best so far: configuration {best['configuration']}, mean AUC of folds {float(best['mean_fold_auc']):.3f}"
+
+
+def _failures(configurations: Sequence[dict[str, str]]) -> list[str]:
+    failed = [row for row in configurations if row["state"] == "failed"]
+    return [f"configuration {row['configuration']} failed: {row['failure']}" for row in failed]
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(max(0.0, seconds))))
