@@ -40,6 +40,7 @@ def cluster_file(group: Hosts) -> Path:
         "min_workers": len(workers),
         "max_workers": len(workers),
         "file_mounts": {"/root/.ray/auth_token": str(token)},
+        "setup_commands": [f"echo 'export PATH={BIN}:$PATH RAY_AUTH_MODE=token' >~/.bashrc"],  # for `ray down`
         "head_start_ray_commands": [
             f"{RAY} start --head --port=6379 --node-ip-address={head} --num-cpus=4 --num-gpus=0 "
             "--include-dashboard=false --autoscaling-config=~/ray_bootstrap_config.yaml",
