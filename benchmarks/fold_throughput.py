@@ -7,7 +7,8 @@ Peers, in the same run:
     lightning   a Lightning script: DataLoader with workers, one affine per sample on the CPU, self.log; one fold
     processes   that script k times at once on the device, as fractional GPUs have it
     loop        a bare PyTorch loop on device-resident data with our augmentation: the floor of one fold
-Ours: `pack K`, K folds of FoldPack under Lightning's Trainer, and on a GPU `graphs K`, their steps recorded.
+Ours: `pack K`, K folds of FoldPack under Lightning's Trainer; `workers K`, K processes of one fold, as a sweep has them
+on K cores; and on a GPU `graphs K`, a pack whose steps are recorded.
 
 Every case is a process of its own; its figure is the median over windows of steps, with the range. Needs torch,
 pytorch-lightning and torchmetrics. "folds an hour" counts the study's fold: 100 epochs of 400 steps of 32 samples.
@@ -190,7 +191,7 @@ def run_graphs(options: argparse.Namespace, clock: Clock, steps: int) -> int:
 
 
 CASES = {"lightning": run_lightning, "processes": run_lightning, "loop": run_loop, "pack": run_pack}
-CASES |= {"graphs": run_graphs}
+CASES |= {"graphs": run_graphs, "workers": run_pack}
 
 
 def wait_for_the_others(folder: str, copies: int) -> None:
@@ -243,9 +244,9 @@ def utilisation(stop: threading.Event, seen: list[float]) -> None:
 
 def run_case(options: argparse.Namespace, case: str, count: int) -> dict[str, Any]:
     """A case in one process, or `count` of them."""
-    copies = count if case == "processes" else 1
+    copies, packed = (count, 1) if case in ("processes", "workers") else (1, count)
     with tempfile.TemporaryDirectory() as barrier:
-        command = [sys.executable, __file__, "--case", case, "--folds", str(count), "--copies", str(copies)]
+        command = [sys.executable, __file__, "--case", case, "--folds", str(packed), "--copies", str(copies)]
         command += ["--barrier", barrier if copies > 1 else "", "--steps", str(options.steps)]
         command += ["--network", options.network, "--precision", options.precision]
         seen: list[float] = []
@@ -267,7 +268,7 @@ def cases() -> Iterator[tuple[str, int]]:
         yield from [("graphs", 1), ("graphs", 10), ("processes", 4), ("graphs", 5), ("processes", 8), ("processes", 2)]
         yield from [("pack", 10), ("graphs", 2), ("graphs", 20)]
     else:
-        yield from [("processes", 2), ("pack", 2)]
+        yield from [("processes", 2), ("workers", 2), ("pack", 2)]
 
 
 def main(options: argparse.Namespace) -> None:
@@ -300,7 +301,7 @@ if __name__ == "__main__":
     parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"])
     parser.add_argument("--steps", type=int, default=40 if CUDA else 10, help="in a window")
     parser.add_argument("--seconds", type=float, default=480, help="no case is begun in the last 45 of them")
-    parser.add_argument("--only", default="", help="one of: check, lightning, processes, loop, pack, graphs")
+    parser.add_argument("--only", default="", help="one of: check, lightning, processes, loop, pack, workers, graphs")
     for name, default in (("case", ""), ("barrier", ""), ("folds", 1), ("copies", 1)):
         parser.add_argument(f"--{name}", type=type(default), default=default, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

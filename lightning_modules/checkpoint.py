@@ -57,6 +57,7 @@ class EpochCheckpoint(pl.Callback):
             state = torch.load(last, map_location=self.fold.device, weights_only=True)
             self.curve, self.best_weights = state["curve"], state["best_weights"]
             self.fold.load_state_dict(state["fold"])
+            self._write_curve()
         # The run that wrote the file may have been killed between its last epoch and its end.
         self.fold.is_over = self._is_over()
 
@@ -85,7 +86,6 @@ class EpochCheckpoint(pl.Callback):
             self._fail("inner_loss was never a number")
         if self.failure:
             raise self.failure
-        self._write_curve()
         if self.best_weights:
             self.fold.load_weights(self.best_weights)
 

@@ -96,9 +96,9 @@ def train_pack(tasks: Sequence[Task], store: PatchStore) -> list[TrainingDiverge
 def _write_results(task: Task, data: FoldData, checkpoint: EpochCheckpoint, store: PatchStore, started: float) -> None:
     checkpoint.finish()
     probability = _predict(checkpoint.fold, np.concatenate([data.held_out_rows, data.inner_rows]))
-    folder, table = task.folder, read_split(task.split)
-    _write_predictions(folder / "predictions.parquet", probability[data.held_out_rows], store, table)
-    _write_predictions(folder / "inner_predictions.parquet", probability[data.inner_rows], store, table)
+    folder = task.folder
+    _write_predictions(folder / "predictions.parquet", probability[data.held_out_rows], store, data)
+    _write_predictions(folder / "inner_predictions.parquet", probability[data.inner_rows], store, data)
     torch.save({name: value.cpu() for name, value in checkpoint.fold.weights().items()}, folder / "weights.pt")
     seconds = time.monotonic() - started
     result = {
@@ -215,8 +215,8 @@ def _predict(fold: FoldTraining, rows: NDArray[np.int64]) -> pd.Series:
     return pd.Series(probability.astype(float), index=rows)
 
 
-def _write_predictions(path: Path, probability: pd.Series, store: PatchStore, split: pd.DataFrame) -> None:
+def _write_predictions(path: Path, probability: pd.Series, store: PatchStore, data: FoldData) -> None:
     """patient_id, sop_instance_uid, label, probability; `probability` is indexed by the rows of the patch store."""
     lesions = store.lesions.loc[probability.index, ["patient_id", "sop_instance_uid"]]
-    label = lesions["patient_id"].map(split.set_index("patient_id")["label"])
+    label = data.label[probability.index].astype(int)
     lesions.assign(label=label, probability=probability).to_parquet(path, index=False)

@@ -209,6 +209,22 @@ def test_it_learns(store: PatchStore, split: Path, tmp_path: Path) -> None:
     assert by_label.min()[1] > by_label.max()[0]
 
 
+def test_the_studys_protocol_trains_its_resnet50(store: PatchStore, split: Path, tmp_path: Path) -> None:
+    """All but its length, its augmentation factors and its ImageNet weights."""
+    short = [
+        "model.weights=none",
+        "training.epochs=1",
+        "augmentation.benign_factor=1",
+        "augmentation.malignant_factor=1",
+    ]
+    study = load_settings(["experiment=yeh2022", "data.widest_context=1.5", *short]).configuration({})
+    train_fold(study, 0, tmp_path, store=store, split=split)
+    assert pd.read_csv(tmp_path / "curve.csv")["inner_loss"].notna().all()
+    assert len(pd.read_parquet(tmp_path / "predictions.parquet")) and "network.network.layer4.2.conv3.weight" in (
+        torch.load(tmp_path / "weights.pt", weights_only=True)
+    )
+
+
 def test_predictions_that_are_no_numbers_are_never_results(split: Path, tmp_path: Path) -> None:
     """With no validation to notice them, NaN patches of the held-out patients would come out as NaN probabilities."""
     store = write_store(tmp_path / "store")
