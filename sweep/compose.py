@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def load_settings(overrides: Sequence[str]) -> Settings:
         SettingsError: an unknown key, an impossible value, or a file that is missing; always one line.
     """
     settings = _validated(_compose(overrides))
+    _check_output(settings.output)
     _check_data(settings.data)
     _check_weights(settings.model.weights)
     _check_space(settings)
@@ -129,6 +131,11 @@ def _sentence(error: Any) -> str:
         return f"{name}: there is no such setting{_nearest(name)}"
     problem = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{name}={error['input']}: {problem}"
+
+
+def _check_output(output: Path) -> None:
+    if re.match(r"\w{2,}:/", str(output)):
+        raise SettingsError(f"output={output}: object storage has no renamed folders; write a folder of a file system")
 
 
 def _check_data(data: Data) -> None:
