@@ -70,6 +70,8 @@ def train_pack(tasks: Sequence[Task], store: PatchStore) -> list[TrainingDiverge
     started = time.monotonic()
     # More folds than CUDA has connections by default would wait for each other; it is read when CUDA starts.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
+    # Deterministic algorithms would otherwise fill every new tensor first, a kernel each on a GPU.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(tasks[0].configuration.cpus_per_fold)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = PackData(store.patches(), [_fold_data(task, store) for task in tasks], device)
