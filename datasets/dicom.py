@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.headers import SkipError, SliceHeader, read_headers
+from datasets.dicom_file import SkipError
+from datasets.headers import SliceHeader, read_headers
 from datasets.pixels import read_pixels
 from datasets.series_rules import SeriesRules, Trait, Weighting
 from datasets.workers import spread

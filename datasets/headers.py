@@ -6,7 +6,6 @@ centre of the first pixel.
 """
 
 import io
-import logging
 import math
 import re
 import zlib
@@ -14,37 +13,24 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import UID, MediaStorageDirectoryStorage
 
+from datasets.dicom_file import SkipError, read_before_pixels
 from datasets.plain_elements import NotPlainError, plain_dataset, read_plain
 from datasets.series_rules import SeriesRules, Trait, Weighting
 
-# What pydicom says about malformed values quotes the value, which may be a name, and the path: none may reach a log.
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-
 MOST_PIXELS = 2**22  # of an image: above 2048 by 2048 a size is taken for damage
-MOST_INFLATED_BYTES = 2**26
-MOST_HEADER_BYTES = 2**24  # in which sequence items are counted
-MOST_ITEMS = 2**15  # of sequences; pydicom takes 20 microseconds for each
-MOST_NESTED = 100  # items of undefined length without an end; pydicom searches all the rest for each
-FIRST_BYTES = 2**17  # in which most headers end, Siemens' private elements included
 LONGEST_DESCRIPTION = 256  # characters; DICOM allows 64, and some patterns take long on more than these
 UNIT_TOLERANCE = 1e-2  # of direction cosines, which some writers round to two places
 
 _UID = re.compile(r"[0-9.]{1,64}")
-_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # tag of an item, little and big endian
-_OPEN_ITEM, _ITEM_END = b"\xfe\xff\x00\xe0\xff\xff\xff\xff", b"\xfe\xff\x0d\xe0"
-_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")  # of files without a preamble
 _IMAGE = ("Modality", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")
 _UIDS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
 _PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
@@ -80,10 +66,6 @@ _FUNCTIONAL_GROUPS = {  # sequence: {attribute: name of the same fact in a singl
         "FrameAcquisitionNumber": "AcquisitionNumber",
     },
 }
-
-
-class SkipError(Exception):
-    """Why a file is left aside; says nothing that the file says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +105,7 @@ def read_headers(path: str, rules: SeriesRules) -> list[SliceHeader]:
     try:
         with suppress(NotPlainError):
             return [_plain_header(path, rules)]
-        dataset = _read_before_pixels(path)
+        dataset = read_before_pixels(path, _TAGS)
         if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
             raise SkipError("DICOMDIR")
         frames = _frames(dataset)
@@ -165,63 +147,6 @@ def _header_in_common(encoded: bytes, syntax: UID, rules: SeriesRules) -> SliceH
         return _slice_header("", None, facts, rules)
     except SkipError as reason:
         return reason
-
-
-def open_dicom(path: str) -> BinaryIO:
-    """A file at its start, in memory and inflated where its data set is deflated.
-
-    Raises:
-        SkipError: the file is not DICOM, or inflates to more than MOST_INFLATED_BYTES.
-        OSError: the file cannot be read.
-    """
-    file = io.BufferedReader(io.FileIO(path))
-    start = file.read(1024)
-    file.seek(0)
-    if start[128:132] != b"DICM" and start[:2] not in _FIRST_GROUPS:
-        file.close()
-        raise SkipError("not DICOM")
-    if DeflatedExplicitVRLittleEndian.encode() not in start:
-        return file
-    with file:
-        return _inflate(file)
-
-
-def _inflate(file: BinaryIO) -> BinaryIO:
-    """The file as it would be without deflation; pydicom itself inflates without a limit."""
-    read_preamble(file, force=True)
-    read_dataset(file, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)  # explicit VR, little endian
-    end_of_meta = file.tell()
-    file.seek(0)
-    plain = pydicom.uid.ExplicitVRLittleEndian.encode().ljust(len(DeflatedExplicitVRLittleEndian), b"\0")
-    inflated = io.BytesIO()
-    inflated.write(file.read(end_of_meta).replace(DeflatedExplicitVRLittleEndian.encode(), plain))
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    for chunk in iter(lambda: file.read(4096), b""):  # grows a thousandfold at most
-        inflated.write(inflater.decompress(chunk))
-        if inflated.tell() > MOST_INFLATED_BYTES:
-            raise SkipError("inflates beyond measure")
-    inflated.seek(0)
-    return inflated
-
-
-def _read_before_pixels(path: str) -> Dataset:
-    """Reads FIRST_BYTES in one go, more only where the header is longer, since pydicom reads many times."""
-    with open_dicom(path) as file:
-        first = io.BytesIO(file.read(FIRST_BYTES))
-        whole = len(first.getbuffer()) < FIRST_BYTES
-        try:
-            dataset = pydicom.dcmread(first, stop_before_pixels=True, force=True, specific_tags=_TAGS)
-            if whole or first.tell() < FIRST_BYTES:
-                return dataset
-        except Exception:
-            if whole:
-                raise
-        file.seek(0)
-        start = file.read(MOST_HEADER_BYTES)
-        if sum(map(start.count, _ITEMS)) > MOST_ITEMS or start.count(_OPEN_ITEM) > start.count(_ITEM_END) + MOST_NESTED:
-            raise SkipError("more sequence items than an image has")
-        file.seek(0)
-        return pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
 
 
 def _frames(dataset: Dataset) -> list[tuple[int, dict[str, Any]]]:

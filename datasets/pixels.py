@@ -23,7 +23,8 @@ from pydicom.pixels.utils import as_pixel_options
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
-from datasets.headers import SkipError, SliceHeader, open_dicom
+from datasets.dicom_file import SkipError, open_dicom
+from datasets.headers import SliceHeader
 from datasets.plain_elements import NotPlainError, plain_dataset, read_plain
 
 _CODECS = {
