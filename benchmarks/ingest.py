@@ -12,6 +12,8 @@ cache.
 
 import argparse
 import logging
+import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -56,12 +58,11 @@ PEERS = {"MONAI, pydicom": by_monai_pydicom, "MONAI, ITK": by_monai_itk, "Simple
 
 
 def compare(folder: Path, processes: int, rounds: int) -> None:
-    import datasets.ingest  # noqa: F401 (not within the time, as little as the others' imports)
-
+    run_ours = ours()
     every = sorted(path for study in (folder / "dicom").iterdir() for path in study.iterdir())
     sagittal = [path for path in every if path.name.startswith("sagittal")]
     slices = {len(some): sum(len(list(path.iterdir())) for path in some) for some in (every, sagittal)}
-    seconds: dict[str, list[float]] = {}
+    seconds: dict[str, list[tuple[float, float]]] = {}
     for round_number in range(rounds):
         cache = folder / f"cache-{round_number}"
         for name in ("ours, cold", "ours, cached"):
@@ -72,35 +73,47 @@ def compare(folder: Path, processes: int, rounds: int) -> None:
                 for what, series in (("all series", every), ("the sagittal pair only", sagittal)):
                     taken = timed(partial(read_all, pool, read, series))
                     seconds.setdefault(f"{name}, {what}", []).append(taken)
-    ours, cached = (statistics.median(seconds[name]) for name in ("ours, cold", "ours, cached"))
-    print(
-        f"{slices[len(every)]} slices, {slices[len(sagittal)]} of them sagittal; {processes} processes, {rounds} rounds"
-    )
-    print("| reader | s (median, range) | slices of the cohort a second | times ours | times ours, cached |")
-    print("|---|---|---|---|---|")
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        spread = f"{median:.2f} ({min(values):.2f} to {max(values):.2f})"
-        print(
-            f"| {name} | {spread} | {slices[len(every)] / median:.0f} | {median / ours:.2f} | {median / cached:.0f} |"
-        )
+    print(f"{slices[len(every)]} slices, {slices[len(sagittal)]} sagittal; {processes} processes, {rounds} rounds")
+    print("| reader | s (median, range) | slices/s | times ours | times ours, cached | core s | times ours in core s |")
+    print("|---|---|---|---|---|---|---|")
+    median = {name: tuple(statistics.median(of) for of in zip(*both, strict=True)) for name, both in seconds.items()}
+    (cold, cold_cores), (cached, _) = median["ours, cold"], median["ours, cached"]
+    for name, (clock, cores) in median.items():
+        spread = f"{clock:.2f} ({min(seconds[name])[0]:.2f} to {max(seconds[name])[0]:.2f})"
+        times = f"{clock / cold:.2f} | {clock / cached:.0f} | {cores:.2f} | {cores / cold_cores:.2f}"
+        print(f"| {name} | {spread} | {slices[len(every)] / clock:.0f} | {times} |")
 
 
-def run_ours(folder: Path, cache: Path, processes: int) -> None:
+def ours() -> Callable[[Path, Path, int], None]:
+    """Reads a folder into a cache with so many processes; imports and settings are not counted, as for the others."""
     from datasets.ingest import ingest
+    from sweep.compose import load_settings
 
-    store = ingest(folder / "dicom", folder / "annotations.csv", cache, processes=processes).store
-    assert store.excluded.empty and len(store.lesions), "the benchmark's own cohort must be complete"
+    rules = load_settings([]).data
+
+    def run(folder: Path, cache: Path, processes: int) -> None:
+        store = ingest(folder / "dicom", folder / "annotations.csv", cache, rules, processes=processes).store
+        assert store.excluded.empty and len(store.lesions), "the benchmark's own cohort must be complete"
+
+    return run
 
 
 def read_all(pool: ProcessPoolExecutor, read: Callable[[str], int], series: list[Path]) -> int:
     return sum(pool.map(read, map(str, series), chunksize=4))
 
 
-def timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds on the clock, and of all cores together."""
+    started, spent = time.perf_counter(), core_seconds()
     work()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, core_seconds() - spent
+
+
+def core_seconds() -> float:
+    """Of this process and its children, living or gone."""
+    gone = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    living = (one.cpu_times() for one, is_child in family(os.getpid()) if is_child)
+    return sum(one.ru_utime + one.ru_stime for one in gone) + sum(one.user + one.system for one in living)
 
 
 def memory(sizes: list[int]) -> None:
@@ -156,7 +169,7 @@ def main() -> None:
     parser.add_argument("--ingest-only", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.ingest_only:
-        run_ours(options.ingest_only, options.ingest_only / "cache", 2)
+        ours()(options.ingest_only, options.ingest_only / "cache", 2)
     elif options.memory:
         memory(options.memory)
     else:

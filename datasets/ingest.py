@@ -41,7 +41,7 @@ def ingest(
     root: Path,
     annotations: Path,
     cache: Path,
-    rules: IngestRules | None = None,
+    rules: IngestRules,
     *,
     processes: int | None = None,
     progress: Progress | None = None,
@@ -55,7 +55,7 @@ def ingest(
     Raises:
         CohortError: the annotations cannot be used, there are no files, or patients leak into each other.
     """
-    rules, cache = rules or IngestRules(), cache.resolve()
+    cache = cache.resolve()
     table = read_annotations(annotations, rules.labels)
     if rules.pseudonyms:
         table = pseudonymise(table, rules.pseudonym_key)

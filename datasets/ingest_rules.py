@@ -24,7 +24,7 @@ class IngestRules(BaseModel):
     leakage: Leakage = "stop"
     pseudonyms: bool = False
     pseudonym_key: Path = Path("pseudonyms.key")
-    series: SeriesRules = SeriesRules()
+    series: SeriesRules
 
     @property
     def side(self) -> int:

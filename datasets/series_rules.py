@@ -44,41 +44,20 @@ class WeightingRule(BaseModel):
 
 
 class SeriesRules(BaseModel):
-    """The defaults suit 1.5 T and 3 T; the patterns are searched for in the lower-case series description.
+    """conf/data holds values that suit 1.5 T and 3 T; the patterns are searched for in the lower-case description.
 
     Those of the traits are searched for in ScanOptions and ImageType too; what follows "no", "pre" and the like, in
     several languages, is left out of the search.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    t1w: WeightingRule = WeightingRule(
-        repetition_time=(200, 1000),
-        echo_time=(0, 30),
-        description=r"(?:(?<![a-z0-9])s?|(?<=sag|tse|fse))(?<![ctl]\d-)t1(?![0-9]|-[tl]\d)|mp-?rage",
-    )
-    t2w: WeightingRule = WeightingRule(
-        repetition_time=(1500, 100_000),
-        echo_time=(60, 250),
-        description=r"(?:(?<![a-z0-9])s?|(?<=sag|tse|fse))(?<![ctl]\d-)t2(?![0-9]|-[tl]\d)",
-    )
-    neither: Pattern = (
-        r"t2w?[ _-]*(?:\*|star)|(?<![a-z])(?:medic|merge|swi|swan|dwi|diff|adc|myelo|ciss|fiesta|map|maps|sub)(?![a-z])"
-        r"|subtr|myelo|diffus|fat.?only|out.?of.?phase|(?:dixon|flex|ideal).*[_ ](?:f|fat|opp)(?![a-z])"
-    )
-    contrast_enhanced: Pattern = (
-        r"(?<![a-z])(?:gd|gad|km|ce|mdc|civ)(?![a-z])|gado|gd-?dtpa|dotarem|prohance|magnevist|multihance|clariscan|omniscan|[ck]ontrast|(?<![a-z])inj|t1w?\+?c(?![a-z])"
-        r"|(?<!\b[tl])\+ ?(?:c|k|km|gd)(?![a-z])|(?<![a-z])c\+(?![a-z])|(?<!un)enhanced|造影(?!前)"
-        r"|(?<![a-z])post(?![ _.-]*(?:op|proc|fus|surg|lam|er))"
-    )
-    fat_suppressed: Pattern = (
-        r"(?<![a-z])(?:fs|fsat|chess|we)(?![a-z])|fat[ _-]?s[au]|fett|sat[ _.-]*(?:fat|gra)|sup[a-z]*[ _.-]*gra"
-        r"|spa?ir(?![a-z])|stir|tirm|proset|(?<![a-z])water|dixon.*[_ ]w(?![a-z])|脂肪抑制"
-    )
-    localizer: Pattern = (
-        r"(?<![a-z])(?:loc(?![a-z])|lo[ck]al[iy]|pilot|3.?pl|three.?pl|tri.?pl)"
-        r"|scout|survey|topogram|rep[eé]rage|位置決め"
-    )
-    stir_inversion_time: tuple[Milliseconds, Milliseconds] = (80, 300)
+    t1w: WeightingRule
+    t2w: WeightingRule
+    neither: Pattern
+    contrast_enhanced: Pattern
+    fat_suppressed: Pattern
+    localizer: Pattern
+    stir_inversion_time: tuple[Milliseconds, Milliseconds]
 
     def weighting(self, repetition_time: float | None, echo_time: float | None, description: str) -> Weighting | None:
         """By repetition and echo time (ms); by the description only where they do not decide."""

@@ -37,10 +37,10 @@ def examine(paths: list[Path]) -> str:
     """Reads the first file, beside the others if there are any; returns a short name of what came of it."""
     from datasets.dicom import read_series
     from datasets.pixels import read_pixels
-    from datasets.series_rules import SeriesRules
+    from tests.mr_files import SERIES_RULES
 
     with ThreadPoolExecutor(1) as executor:
-        reading = read_series([str(path) for path in paths], executor, SeriesRules())
+        reading = read_series([str(path) for path in paths], executor, SERIES_RULES)
     headers = [header for series in reading.series for header in series.slices]
     for reason in reading.skipped:
         _hold_reason(reason)

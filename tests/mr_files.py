@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage
@@ -15,6 +16,8 @@ from scipy.spatial.transform import Rotation
 from datasets.dicom import Reading, Series, list_files, read_series
 from datasets.series_rules import SeriesRules
 
+COMMON = Path(__file__).parents[1] / "conf" / "data" / "common.yaml"
+SERIES_RULES = SeriesRules(**yaml.safe_load(COMMON.read_text("utf-8"))["series"])
 T1W = {"RepetitionTime": 400.0, "EchoTime": 15.0}
 T2W = {"RepetitionTime": 3200.0, "EchoTime": 90.0}
 SAGITTAL = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, -1.0]])  # directions of a row and of a column, patient coordinates
@@ -158,7 +161,7 @@ def annotation(patient: str, label: int, stack: Stack, index: int, box: tuple[fl
 def read_folder(folder: Path) -> Reading:
     """Everything in a folder, by the default rules."""
     with ThreadPoolExecutor(1) as executor:
-        return read_series(list(list_files(folder, leave_out=folder / "cache")), executor, SeriesRules())
+        return read_series(list(list_files(folder, leave_out=folder / "cache")), executor, SERIES_RULES)
 
 
 def series_in(folder: Path) -> list[Series]:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from datasets.series_rules import SeriesRules
 from sweep.compose import default_settings, load_settings
 from sweep.settings import SettingsError
 
@@ -163,10 +162,6 @@ def test_a_threshold_needs_inner_patients_to_be_chosen_on() -> None:
 
 def test_the_defaults_stop_early_on_an_inner_split() -> None:
     assert default_settings()["training"]["early_stopping"] == "inner"
-
-
-def test_conf_repeats_the_default_rules_of_series() -> None:
-    assert load_settings([]).data.series == SeriesRules()
 
 
 @pytest.mark.parametrize(

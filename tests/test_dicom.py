@@ -16,9 +16,9 @@ from pydicom.uid import UID, RLELossless
 
 from datasets.dicom import Series, list_files, read_series
 from datasets.pixels import read_pixels
-from datasets.series_rules import SeriesRules
 from datasets.workers import workers
 from tests.mr_files import (
+    SERIES_RULES,
     T1W,
     T2W,
     Stack,
@@ -107,7 +107,7 @@ def test_foreign_files_are_skipped_and_counted(tmp_path: Path) -> None:
 
 def test_an_unreadable_file_is_counted(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as executor:
-        reading = read_series([str(tmp_path / "gone"), str(tmp_path)], executor, SeriesRules())
+        reading = read_series([str(tmp_path / "gone"), str(tmp_path)], executor, SERIES_RULES)
     assert reading.skipped == {"unreadable file": 2}
 
 
@@ -339,7 +339,7 @@ def test_spawned_processes_read_the_same_and_report_progress(tmp_path: Path) -> 
     seen: list[tuple[str, int, int]] = []
     files = list_files(tmp_path, leave_out=tmp_path / "cache")
     with workers(2) as executor:
-        reading = read_series(list(files), executor, SeriesRules(), lambda *step: seen.append(step))
+        reading = read_series(list(files), executor, SERIES_RULES, lambda *step: seen.append(step))
     assert list(reading.series) == series_in(tmp_path)
     assert seen == sorted(seen)
     assert (len(seen) >= 3, seen[-1]) == (True, ("headers", 140, 140))

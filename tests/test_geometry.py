@@ -14,7 +14,7 @@ from datasets.dicom import SliceHeader
 from datasets.geometry import Box, patch_to_channels, patch_to_pixel, pixel_to_patient, project, sample, square
 from datasets.ingest import ingest
 from datasets.ingest_rules import IngestRules
-from tests.mr_files import Brightness, Stack, annotation, series_in, study, tilted, write_stack
+from tests.mr_files import SERIES_RULES, Brightness, Stack, annotation, series_in, study, tilted, write_stack
 
 sitk = pytest.importorskip("SimpleITK")
 
@@ -149,7 +149,7 @@ def test_landmarks_lie_within_a_tenth_of_a_pixel(
         write_stack(tmp_path / "images", stack, rods([(landmark, normal) for landmark in landmarks]))
     pd.DataFrame([annotation("A", 1, t2, middle, box)]).to_csv(tmp_path / "annotations.csv", index=False)
     root, annotations, cache = tmp_path / "images", tmp_path / "annotations.csv", tmp_path / "cache"
-    rules = IngestRules(widest_context=context, pixels_per_box=pixels_per_box)
+    rules = IngestRules(widest_context=context, pixels_per_box=pixels_per_box, series=SERIES_RULES)
     store = ingest(root, annotations, cache, rules, processes=1).store
 
     patches = store.patches()[0].astype(float)

@@ -26,11 +26,21 @@ from datasets.leakage import LeakageError
 from datasets.patches import PatchStore, build_store
 from datasets.phantom import write_phantom
 from datasets.workers import workers
-from tests.mr_files import Brightness, Stack, annotation, enhanced_dataset, read_folder, study, texture, write_stack
+from tests.mr_files import (
+    SERIES_RULES,
+    Brightness,
+    Stack,
+    annotation,
+    enhanced_dataset,
+    read_folder,
+    study,
+    texture,
+    write_stack,
+)
 
 BOX = (12.0, 14.0, 26.0, 28.0)
 Row = dict[str, Any]
-RULES = IngestRules(pixels_per_box=16)
+RULES = IngestRules(pixels_per_box=16, series=SERIES_RULES)
 
 
 def of_patient(number: int) -> Brightness:

@@ -10,12 +10,11 @@ from datasets import headers, pixels
 from datasets.headers import SkipError, SliceHeader, read_headers
 from datasets.pixels import read_pixels
 from datasets.plain_elements import NotPlainError, read_plain
-from datasets.series_rules import SeriesRules
 from tests.fuzz_damages import Seed, damaged
 from tests.fuzz_files import written_files
+from tests.mr_files import SERIES_RULES
 
 FILES = Path(__file__).parent / "files"
-RULES = SeriesRules()
 FUZZED = 800
 Read = list[SliceHeader] | str
 
@@ -35,7 +34,7 @@ def both(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[tuple[Read, list[
 
 def outcome(path: Path) -> tuple[Read, list[Any]]:
     try:
-        read = read_headers(str(path), RULES)
+        read = read_headers(str(path), SERIES_RULES)
     except SkipError as reason:
         return str(reason), []
     return read, [pixels_of(header) for header in read]

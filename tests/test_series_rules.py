@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from datasets.series_rules import SeriesRules
+from tests.mr_files import SERIES_RULES
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ from datasets.series_rules import SeriesRules
 def test_timing_decides_before_description(
     repetition_time: float | None, echo_time: float | None, description: str, expected: str | None
 ) -> None:
-    assert SeriesRules().weighting(repetition_time, echo_time, description) == expected
+    assert SERIES_RULES.weighting(repetition_time, echo_time, description) == expected
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_timing_decides_before_description(
     ],
 )
 def test_descriptions_tell_the_weighting_where_times_are_missing(description: str, expected: str | None) -> None:
-    assert SeriesRules().weighting(None, None, description) == expected
+    assert SERIES_RULES.weighting(None, None, description) == expected
 
 
 CONTRAST, FAT, LOCALIZER = "contrast-enhanced", "fat-suppressed", "localizer"
@@ -88,7 +89,7 @@ TEXTS = [
 
 @pytest.mark.parametrize(("text", "expected"), [(text, kind) for kind, texts in TEXTS for text in texts.split("; ")])
 def test_descriptions_tell_the_traits(text: str, expected: set[str]) -> None:
-    assert SeriesRules().traits(text, "", None) == expected
+    assert SERIES_RULES.traits(text, "", None) == expected
 
 
 @pytest.mark.parametrize(
@@ -96,17 +97,17 @@ def test_descriptions_tell_the_traits(text: str, expected: set[str]) -> None:
     [("Gadovist 7 ml", True), ("DOTAREM", True), ("", False), ("NONE", False), ("no contrast", False), ("0 ml", False)],
 )
 def test_a_named_agent_is_contrast(agent: str, expected: bool) -> None:
-    assert (SeriesRules().traits("SAG T1", agent, None) == {CONTRAST}) is expected
+    assert (SERIES_RULES.traits("SAG T1", agent, None) == {CONTRAST}) is expected
 
 
 @pytest.mark.parametrize(("inversion_time", "expected"), [(160, {FAT}), (220, {FAT}), (900, set()), (None, set())])
 def test_a_short_inversion_time_suppresses_fat(inversion_time: float | None, expected: set[str]) -> None:
-    assert SeriesRules().traits("", "", inversion_time) == expected
+    assert SERIES_RULES.traits("", "", inversion_time) == expected
 
 
 def test_rules_can_be_changed_and_broken_patterns_are_named() -> None:
-    rules = SeriesRules(localizer=r"\bebene\b")
+    rules = SERIES_RULES.model_copy(update={"localizer": r"\bebene\b"})
     assert rules.traits("Ebene 1", "", None) == {LOCALIZER}
     assert rules.traits("LOC", "", None) == set()
     with pytest.raises(ValidationError, match=r"localizer[\s\S]*regular expression"):
-        SeriesRules(localizer="(")
+        SeriesRules(**(SERIES_RULES.model_dump() | {"localizer": "("}))
