@@ -15,7 +15,7 @@ from tests.fuzz_files import written_files
 from tests.mr_files import SERIES_RULES
 
 FILES = Path(__file__).parent / "files"
-FUZZED = 800
+FUZZED = 500
 Read = list[SliceHeader] | str
 
 
