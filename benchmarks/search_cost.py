@@ -23,7 +23,7 @@ from sweep.patient_metrics import Array, placements
 from sweep.racing import STRATEGIES, Evidence, fold_influence
 
 DATA = Path(__file__).parent / "data"
-ALPHAS: dict[str, tuple[float, ...]] = {"posterior": (0.1, 0.05, 0.02, 0.01), "posterior wide": (0.1, 0.05, 0.02, 0.01)}
+ALPHAS: dict[str, tuple[float, ...]] = {"posterior": (0.1, 0.03, 0.01), "posterior wide": (0.1, 0.03, 0.01)}
 ALPHAS |= {"paired": (0.05, 0.01, 0.001), "wilcoxon": (0.1,)}
 
 
@@ -55,9 +55,10 @@ def load(path: Path) -> Table:
 
 
 def simulate(seed: int, configurations: int = 200, patients: int = 190, folds: int = 10) -> Table:
-    """Binormal scores of configurations from up to five families with three settings; every share and width is drawn.
+    """Binormal scores of configurations from two to six families with three settings; every share and width is drawn.
 
-    A patient's difficulty is common to all, to a family, a smooth function of the settings, or the configuration's own.
+    A patient's difficulty is common to all, to a family, a smooth function of the settings, or the configuration's own;
+    families may hold near-duplicates, have luck with a fold, and some configurations fail.
     """
     random = np.random.default_rng(seed)
     y = np.zeros(patients, int)
@@ -66,16 +67,28 @@ def simulate(seed: int, configurations: int = 200, patients: int = 190, folds: i
     for of_class in (0, 1):
         members = random.permutation(np.flatnonzero(y == of_class))
         fold[members] = np.arange(len(members)) % folds
-    family = random.integers(random.integers(1, 5), size=configurations)
-    setting = random.uniform(-1, 1, (configurations, 3))
-    lack = (random.gamma(0.7, 1, (5, 3))[family] * (setting - random.uniform(-1, 1, (5, 3))[family]) ** 2).sum(axis=1)
-    lack = lack / np.median(lack) * random.uniform(0.05, 0.6) + random.exponential(random.uniform(0, 0.3), 5)[family]
-    waves = np.cos(setting @ random.normal(0, 1.2, (3, 30)) + random.uniform(0, 2 * np.pi, 30)) / np.sqrt(15)
-    parts = [random.normal(size=(1, patients)), random.normal(size=(5, patients))[family]]
+    families = random.integers(2, 7)
+    family = random.choice(families, size=configurations, p=random.dirichlet(np.full(families, 1.5)))
+    setting, best = random.uniform(-1, 1, (configurations, 3)), random.uniform(-1, 1, (families, 3))
+    far = np.abs(setting - best[family]) ** random.uniform(1, 4)
+    lack = (random.gamma(0.7, 1, (families, 3))[family] * far).sum(axis=1)
+    lack = lack / np.median(lack) * random.uniform(0.01, 0.6, families)[family]
+    lack += random.exponential(random.uniform(0, 0.2), families)[family]
+    lack += (random.random(configurations) < random.uniform(0, 0.2)) * random.uniform(0.5, 1.5, configurations)
+    waves = np.cos(setting @ random.normal(0, 0.8, (3, 30)) + random.uniform(0, 6.3, 30)) / np.sqrt(15)
+    parts = [
+        np.tile(random.normal(size=patients), (configurations, 1)),
+        random.normal(size=(families, patients))[family],
+    ]
     parts += [waves @ random.normal(size=(30, patients)), random.normal(size=(configurations, patients))]
-    scores = sum(np.sqrt(share) * part for share, part in zip(random.dirichlet([4, 2, 3, 2]), parts, strict=True))
-    shift = random.uniform(0, 0.3) * random.normal(size=(configurations, folds))
-    shift = shift + random.uniform(0, 0.3) * random.normal(size=folds) + (random.uniform(0.8, 2.4) - lack)[:, None]
+    own = random.choice([0.02, 0.3, 1.5], families)
+    share = np.array([random.dirichlet([6, random.uniform(0.5, 5), random.uniform(0.1, 2), one]) for one in own])[
+        family
+    ]
+    scores = sum(np.sqrt(share[:, [index]]) * part for index, part in enumerate(parts))
+    shift = random.choice([0.01, 0.1, 0.3], families)[family][:, None] * random.normal(size=(configurations, folds))
+    shift += random.uniform(0, 0.3) * random.normal(size=folds) + (random.uniform(0.8, 2.2) - lack)[:, None]
+    shift += random.uniform(0, 0.3) * random.normal(size=(families, folds))[family]
     return table(f"simulated {seed}", scores + shift[:, fold] * y, y, fold)
 
 

@@ -100,8 +100,7 @@ def paired(evidence: Evidence, alpha: float) -> Verdict:
     leader = evidence.leader
     if leader is None:
         return _one_after_the_other(evidence, [])
-    squares = (evidence.influence - evidence.influence[leader]) ** 2
-    of_fold = squares @ (evidence.fold[:, None] == np.arange(evidence.auc.shape[1]))
+    of_fold = _paired_variance(evidence, leader)
     done, folds = evidence.done.sum(axis=1), evidence.auc.shape[1]
     drops = []
     for row in _challengers(evidence):
@@ -191,11 +190,16 @@ def halving(evidence: Evidence, alpha: float) -> Verdict:  # noqa: ARG001
 def posterior(evidence: Evidence, alpha: float) -> Verdict:
     """Drop what has, all together, a probability below alpha of ending above the leader.
 
-    The probability is that of `predicted_means`; `alpha` bounds the chance that the sweep loses the winner of the full
-    comparison. The next fold goes to the configuration that most probably is the best one. EARLY_SHARE of alpha is
-    spent on the way, since what is dropped cannot come back; the rest when no configuration is to come.
+    The probability is that of `predicted_means`, with no less chance in a configuration's folds than DeLong's variance
+    of its paired difference to the best: near-duplicates of it say little of how others vary. `alpha` bounds the chance
+    that the sweep loses the winner of the full comparison. The next fold goes to the configuration that most probably
+    is the best one. EARLY_SHARE of alpha is spent on the way, since what is dropped cannot come back; the rest when no
+    configuration is to come.
     """
-    mean, factor, own = predicted_means(evidence.auc)
+    reference = evidence.leader
+    if reference is None:
+        reference = int(np.argmax(np.where(evidence.alive, predicted_means(evidence.auc)[0], -1)))
+    mean, factor, own = predicted_means(evidence.auc, _sampling_variance(evidence, reference))
     leader = int(np.argmax(np.where(evidence.alive & evidence.done.any(axis=1), mean, -1)))
     contrast = factor - factor[leader]
     error = np.sqrt(np.maximum(own + own[leader] + (contrast**2).sum(axis=1), 1e-18))
@@ -216,7 +220,28 @@ def posterior(evidence: Evidence, alpha: float) -> Verdict:
     return Verdict(drops, above, np.arange(evidence.auc.shape[1]))
 
 
-def predicted_means(auc: Array) -> tuple[Array, Array, Array]:
+def _sampling_variance(evidence: Evidence, reference: int) -> Array:
+    """(C,): half the within-fold variance of the paired difference to `reference`, drawn towards the mean of all.
+
+    Half, because the other half is the reference's own.
+    """
+    of_fold = _paired_variance(evidence, reference)
+    shared = evidence.done & evidence.done[reference]
+    others = np.arange(len(of_fold)) != reference
+    squares, folds = (of_fold * shared).sum(axis=1), shared.sum(axis=1)
+    typical = squares[others].sum() / max(folds[others].sum(), 1)
+    variance: Array = (squares + 2 * typical) / (folds + 2) / 2
+    return variance
+
+
+def _paired_variance(evidence: Evidence, reference: int) -> Array:
+    """(C, K): DeLong's variance of each fold's paired difference to `reference`, where both have the fold."""
+    squares = (evidence.influence - evidence.influence[reference]) ** 2
+    variance: Array = squares @ (evidence.fold[:, None] == np.arange(evidence.auc.shape[1]))
+    return variance
+
+
+def predicted_means(auc: Array, least: Array | float = 0.0) -> tuple[Array, Array, Array]:
     """Mean over all K folds of every configuration, predicted from the folds done.
 
     The AUC of configuration c on fold f is t_c + b_f + e_cf, with t normal around a common mean (which shrinks towards
@@ -226,6 +251,7 @@ def predicted_means(auc: Array) -> tuple[Array, Array, Array]:
 
     Args:
         auc: (C, K), nan where not done.
+        least: (C,) variance that e has at least.
 
     Returns:
         mean (C,); factor (C, K) and own (C,), so that the errors' covariance is factor · factorᵀ + diag(own).
@@ -237,20 +263,22 @@ def predicted_means(auc: Array) -> tuple[Array, Array, Array]:
     spread = float((done * (known - overall) ** 2).sum() / done.sum()) + 1e-6
     between = within = spread / 2
     for _ in range(EM_STEPS):
-        shrink = between / (within + between * count)
+        noise = np.maximum(within, least) + np.zeros(len(auc))
+        shrink = between / (noise + between * count)
         # Fold effects with t integrated out; their prior, a standard deviation of 0.1, matters to unseen folds alone.
-        precision = (np.diag(done.sum(axis=0)) - (done * shrink[:, None]).T @ done) / within + np.eye(folds) / 0.01
-        right = (known.sum(axis=0) - done.T @ (shrink * totals)) / within + overall / 0.01
+        weighted = done / noise[:, None]
+        precision = np.diag(weighted.sum(axis=0)) - (weighted * shrink[:, None]).T @ done + np.eye(folds) / 0.01
+        right = (known / noise[:, None]).sum(axis=0) - weighted.T @ (shrink * totals) + overall / 0.01
         covariance = np.linalg.inv(precision)
         effect = covariance @ right
         ability = shrink * (totals - done @ effect)
-        uncertain = within * shrink
+        uncertain = noise * shrink
         squares = (done * (known - effect - ability[:, None]) ** 2).sum() + (count * uncertain).sum()
         within = max(float(squares / done.sum()), 1e-6)
         between = max(float((ability**2 + uncertain)[count > 0].mean()), 1e-6)
     left = folds - count
     mean = (totals + (1 - done) @ effect + left * ability) / folds
-    own = (left**2 * uncertain + left * within) / folds**2
+    own = (left**2 * uncertain + left * noise) / folds**2
     sensitivity = (1 - done - done * (shrink * left)[:, None]) / folds
     return mean, sensitivity @ np.linalg.cholesky(covariance), own
 

@@ -99,7 +99,7 @@ class Search:
         ledger: of the sweep's split.
         folds: how many the split has.
         score: the held-out patients' AUC of a finished unit; nan where they are of one class only.
-        influence: their influence on it (racing.fold_influence); only the strategy `paired` asks for it.
+        influence: their influence on it (racing.fold_influence); the strategies `posterior` and `paired` ask for it.
         """
         self._settings, self._study, self._ledger, self._folds, self._score = settings, study, ledger, folds, score
         self._influence = cache(influence) if influence else None
@@ -248,7 +248,7 @@ class Search:
         return Evidence(auc, influence, fold, np.array(alive), last=not newcomers)
 
     def _influences(self, columns: list[int], rows: int) -> tuple[Array, Array]:
-        if self._settings.search.racing.strategy != "paired" or self._influence is None:
+        if self._settings.search.racing.strategy not in ("posterior", "paired") or self._influence is None:
             return np.zeros((rows, 0)), np.zeros(0, int)
         known: list[list[Array | None]] = [
             [self._influence(c.unit(fold)) if fold in c.fold_aucs else None for c in self.candidates]
