@@ -221,24 +221,19 @@ def posterior(evidence: Evidence, alpha: float) -> Verdict:
 
 
 def _sampling_variance(evidence: Evidence, reference: int) -> Array:
-    """(C,): half the within-fold variance of the paired difference to `reference`, drawn towards the mean of all.
-
-    Half, because the other half is the reference's own.
-    """
+    """(C,): half the paired variance to `reference` (half is its own), drawn towards the mean of all."""
     of_fold = _paired_variance(evidence, reference)
     shared = evidence.done & evidence.done[reference]
     others = np.arange(len(of_fold)) != reference
     squares, folds = (of_fold * shared).sum(axis=1), shared.sum(axis=1)
     typical = squares[others].sum() / max(folds[others].sum(), 1)
-    variance: Array = (squares + 2 * typical) / (folds + 2) / 2
-    return variance
+    return np.asarray((squares + 2 * typical) / (folds + 2) / 2)
 
 
 def _paired_variance(evidence: Evidence, reference: int) -> Array:
     """(C, K): DeLong's variance of each fold's paired difference to `reference`, where both have the fold."""
     squares = (evidence.influence - evidence.influence[reference]) ** 2
-    variance: Array = squares @ (evidence.fold[:, None] == np.arange(evidence.auc.shape[1]))
-    return variance
+    return np.asarray(squares @ (evidence.fold[:, None] == np.arange(evidence.auc.shape[1])))
 
 
 def predicted_means(auc: Array, least: Array | float = 0.0) -> tuple[Array, Array, Array]:

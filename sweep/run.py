@@ -15,9 +15,10 @@ from sweep.journal import mend, seal
 from sweep.ledger import Ledger
 from sweep.predictions import per_patient
 from sweep.prepare import check_networks, prepare_patches, prepare_split, require_patients, write_cohort
+from sweep.proposals import open_study
 from sweep.report import write_report
 from sweep.run_folder import RunFolder, candidate_predictions, held_out_auc, held_out_influence, write_tables
-from sweep.search import Candidate, Search, open_study
+from sweep.search import Candidate, Search
 from sweep.settings import Settings
 from sweep.tracking import Tracker
 

@@ -6,22 +6,19 @@ the ledger.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from inspect import signature
 from math import isnan
-from pathlib import Path
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.ledger import Ledger, Unit
+from sweep.proposals import distribution, sampler
 from sweep.racing import STRATEGIES, Array, Drop, Evidence, Verdict
-from sweep.settings import Configuration, Range, Settings, SettingsError, Value, setting_type
+from sweep.settings import Configuration, Settings, Value
 
 Score = Callable[[Unit], float]
 Influence = Callable[[Unit], Array]
@@ -298,66 +295,3 @@ class Search:
 
     def _tell(self, candidate: Candidate, state: TrialState, value: float | None = None) -> None:
         self._study.tell(candidate.number, value, state, skip_if_finished=True)
-
-
-def open_study(journal: Path, name: str, own_values: Mapping[str, Value]) -> optuna.Study:
-    """The sweep's Optuna study on a journal file, which optuna-dashboard opens too.
-
-    A new study has the study's own setting waiting as trial 0.
-    """
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = JournalStorage(JournalFileBackend(str(journal)))
-    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-    if not study.get_trials(deepcopy=False):
-        study.enqueue_trial(dict(own_values))
-    return study
-
-
-def sampler(settings: Settings, number: int) -> optuna.samplers.BaseSampler:
-    """Rebuilt for every proposal from (sweep seed, its number), so that a resumed sweep does not repeat itself.
-
-    Raises:
-        SettingsError: Optuna has no such sampler, or it cannot be built for this space.
-    """
-    name, seed = settings.search.sampler, settings.seed + number
-    known = sorted(sampler for sampler in optuna.samplers.__all__ if sampler.endswith("Sampler"))
-    if name not in known:
-        raise SettingsError(f"search.sampler={name}: Optuna has no such class; write one of {', '.join(known)}")
-    kind = getattr(optuna.samplers, name)
-    options: dict[str, object] = {"seed": seed} if "seed" in signature(kind).parameters else {}
-    if name == "TPESampler":
-        options |= {"multivariate": True, "group": True, "constant_liar": True}
-    if name == "GridSampler":  # numbers its points in an order that its seed gives
-        options["seed"] = settings.seed
-        options["search_space"] = {name: grid(name, span) for name, span in settings.search.space.items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        try:
-            return kind(**options)  # type: ignore[no-any-return]
-        except (TypeError, ImportError) as error:
-            raise SettingsError(f"search.sampler={name}: {str(error).splitlines()[0]}; write TPESampler") from error
-
-
-def grid(name: str, span: Range) -> list[Value]:
-    """A range's values for a grid: its choices, or the steps from low to high."""
-    if span.choices is not None:
-        return list(span.choices)
-    if span.low is None or span.high is None or span.step is None:
-        raise SettingsError(f"search.space.{name}: a grid needs choices, or low, high and step")
-    count = int((span.high - span.low) / span.step + 1e-9) + 1
-    values = [span.low + span.step * index for index in range(count)]
-    return [int(value) for value in values] if setting_type(name) is int else list(values)
-
-
-def distribution(name: str, span: Range) -> BaseDistribution:
-    """Optuna's distribution for a setting's range; whole numbers for a setting that takes only those."""
-    if span.choices is not None:
-        return CategoricalDistribution(span.choices)
-    if span.low is None or span.high is None:
-        raise ValueError(f"search.space.{name}: a range needs low and high")
-    if setting_type(name) is int:
-        return IntDistribution(int(span.low), int(span.high), log=span.log, step=int(span.step or 1))
-    return FloatDistribution(span.low, span.high, log=span.log, step=span.step)

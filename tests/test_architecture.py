@@ -18,7 +18,8 @@ SWEEP_ORDER = [
     "operating_point",
     "calibration",
 ]
-SWEEP_ORDER += ["comparison", "selection_bias", "ensembles", "readers", "features", "predictions", "racing"]
+SWEEP_ORDER += ["comparison", "selection_bias", "ensembles", "readers", "features", "predictions"]
+SWEEP_ORDER += ["racing", "proposals"]
 SWEEP_ORDER += ["search", "compose", "watch", "worker", "tune_adapter", "run_folder"]
 SWEEP_ORDER += ["contact_sheet", "prepare", "tensorboard_summaries", "tracking"]
 SWEEP_ORDER += ["display", "explanations", "report", "run", "status", "__main__"]

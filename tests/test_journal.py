@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sweep.journal import mend, seal
-from sweep.search import open_study
+from sweep.proposals import open_study
 from sweep.settings import SettingsError
 
 

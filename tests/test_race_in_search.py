@@ -9,12 +9,18 @@ from optuna.trial import TrialState
 
 from sweep.compose import load_settings
 from sweep.ledger import Ledger, Unit
-from sweep.search import Search, open_study
+from sweep.proposals import open_study
+from sweep.search import Search
 from sweep.settings import SettingsError
 from tests.test_search import finish
 
 FOLDS, CONFIGURATIONS = 6, 8
-RACING = ["search.racing.strategy=posterior", f"folds.count={FOLDS}", f"search.configurations={CONFIGURATIONS}"]
+RACING = [
+    "search.racing.strategy=posterior",
+    "search.racing.alpha=0.05",
+    f"folds.count={FOLDS}",
+    f"search.configurations={CONFIGURATIONS}",
+]
 Event = tuple[int, int]
 
 

@@ -9,7 +9,8 @@ from optuna.trial import TrialState
 
 from sweep.compose import load_settings
 from sweep.ledger import Ledger, Unit
-from sweep.search import Candidate, Search, open_study
+from sweep.proposals import open_study
+from sweep.search import Candidate, Search
 
 FOLDS, CONFIGURATIONS = 3, 4
 

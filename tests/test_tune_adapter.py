@@ -17,8 +17,9 @@ from datasets.folds import split_digest
 from datasets.patches import PatchStore
 from sweep.compose import load_settings
 from sweep.ledger import Ledger
+from sweep.proposals import open_study
 from sweep.run_folder import held_out_auc
-from sweep.search import Candidate, Search, open_study
+from sweep.search import Candidate, Search
 from sweep.settings import Settings, SettingsError
 from sweep.train_fold import train_fold
 from sweep.tune_adapter import fold_resources, pack_size, run_units, trial_resources
