@@ -1,0 +1,231 @@
+"""How much of the slots' time a sweep spends in training, and what a decision costs as a sweep grows.
+
+    python benchmarks/scaling.py [--slots 1 4 16] [--seconds 30] [--rounds 3]     several slots on one machine's Ray
+    python benchmarks/scaling.py --peers [--slots …]        plain Ray Tune, fresh and reused actors
+    python benchmarks/scaling.py --core [--units 100 1000 10000]     search and ledger alone, 1,000 slots
+
+The adapter, search, ledger and journal are the sweep's own; a fold sleeps instead of training and leaves files of the
+size that a narrow network's has. A gap is the time between two folds in one worker; the share is that of folds in the
+time between a worker's first and last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+from ray import tune
+from ray.cluster_utils import Cluster as Nodes
+
+from sweep import tune_adapter
+from sweep.compose import load_settings
+from sweep.ledger import Ledger, Unit
+from sweep.search import Candidate, Search, open_study
+from sweep.settings import Settings
+from sweep.worker import FoldTrainable, Workplace
+
+FOLDS = 10
+SLOTS_A_NODE = 16
+
+
+def settings(configurations: int, *more: str) -> Settings:
+    return load_settings([f"folds.count={FOLDS}", f"search.configurations={configurations}", *more])
+
+
+def auc(unit: Unit) -> float:
+    return 0.5 + int(unit.configuration[:6], 16) % 997 / 2000 + unit.fold / 1e4
+
+
+def write_unit(folder: Path, result: dict[str, Any]) -> None:
+    for name in ("predictions.parquet", "inner_predictions.parquet", "curve.csv"):
+        (folder / name).write_bytes(os.urandom(4000))
+    (folder / "weights.pt").write_bytes(bytes(342_000))
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+class SleepingTrainable(FoldTrainable):
+    """A worker whose folds sleep."""
+
+    def step(self) -> dict[str, Any]:
+        started = time.monotonic()
+        for one in self._pack:
+            folder = one.ledger.begin(one.unit)
+            time.sleep(float(os.environ.get("SECONDS_A_FOLD", "1")))
+            write_unit(folder, {"worker": os.getpid(), "started": started, "ended": time.monotonic()})
+            one.ledger.finish(one.unit)
+        return {"folds": len(self._pack)}
+
+
+@contextmanager
+def nodes(slots: int) -> Iterator[str]:
+    """Ray on this machine, with as many slots as asked for on nodes of at most SLOTS_A_NODE."""
+    sizes = [min(SLOTS_A_NODE, slots - start) for start in range(0, slots, SLOTS_A_NODE)]
+    cluster = Nodes(initialize_head=True, head_node_args={"num_cpus": sizes[0], "include_dashboard": False})
+    for size in sizes[1:]:
+        cluster.add_node(num_cpus=size)
+    try:
+        yield cluster.address
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def sweep(slots: int, seconds: float, rounds: int) -> None:
+    """Print the share and gaps of a sweep in which every slot has `rounds` folds."""
+    os.environ["SECONDS_A_FOLD"] = str(seconds)
+    chosen = settings(-(-slots * rounds // FOLDS), "resources.gpus_per_fold=0")
+    with tempfile.TemporaryDirectory() as name, nodes(slots) as address:
+        folder = Path(name)
+        ledger = Ledger(folder / "ledger", "split")
+        study = open_study(folder / "optuna.journal", "scaling", chosen.own_values())
+        search = Search(chosen, study, ledger, FOLDS, auc)
+        place = Workplace(
+            directory=folder, ledger=ledger.folder, split=folder, split_digest="split", store=folder, store_digest=""
+        )
+        cluster = chosen.cluster.model_copy(update={"address": address})
+        began = time.monotonic()
+        tune_adapter.run_units(
+            search, lambda _: place, chosen.resources, cluster, on_event=lambda *_: None, beat=lambda: None
+        )
+        report(f"{slots} slots", ledger.folder, began)
+
+
+def report(name: str, ledger: Path, began: float) -> None:
+    by_worker: dict[int, list[tuple[float, float]]] = {}
+    for path in ledger.rglob("result.json"):
+        result = json.loads(path.read_text())
+        by_worker.setdefault(result["worker"], []).append((result["started"], result["ended"]))
+    spans = [sorted(worker) for worker in by_worker.values()]
+    gaps = [later[0] - earlier[1] for span in spans for earlier, later in itertools.pairwise(span)]
+    inside = sum(ended - started for span in spans for started, ended in span)
+    whole = sum(span[-1][1] - span[0][0] for span in spans)
+    first = min(span[0][0] for span in spans) - began
+    last = max(span[0][0] for span in spans) - began
+    middle, most = (statistics.median(gaps), max(gaps)) if gaps else (0.0, 0.0)
+    print(
+        f"{name}: {len(by_worker)} workers, {sum(map(len, spans))} folds, {inside / whole:.2%} of slot time in folds, "
+        f"gap {1000 * middle:.0f} ms (most {1000 * most:.0f}); first worker after {first:.1f} s, last {last:.1f} s",
+        flush=True,
+    )
+
+
+class Trivial(tune.Trainable):
+    """A trial of plain Ray Tune that sleeps."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.folder = Path(config["folder"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        return True
+
+    def step(self) -> dict[str, Any]:
+        started = time.monotonic()
+        time.sleep(float(os.environ.get("SECONDS_A_FOLD", "1")))
+        result = {"worker": os.getpid(), "started": started, "ended": time.monotonic()}
+        folder = self.folder / self.trial_id
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps(result))
+        return {"done": True}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing."""
+
+
+def peers(slots: int, seconds: float, rounds: int) -> None:
+    """Plain Ray Tune: a trial a fold. With fresh actors no worker has two folds: wall time over that of the folds."""
+    os.environ["SECONDS_A_FOLD"] = str(seconds)
+    for reuse in (True, False):
+        with tempfile.TemporaryDirectory() as name, nodes(slots) as address:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            began = time.monotonic()
+            tune.Tuner(
+                tune.with_resources(Trivial, {"cpu": 1}),
+                param_space={"folder": f"{name}/folds"},
+                tune_config=tune.TuneConfig(num_samples=slots * rounds, reuse_actors=reuse),
+                run_config=tune.RunConfig(storage_path=f"{name}/tune", verbose=0),
+            ).fit()
+            wall = time.monotonic() - began
+            report(
+                f"Ray Tune, reuse_actors={reuse}, {wall / rounds - seconds:.2f} s a trial above its sleep",
+                Path(name, "folds"),
+                began,
+            )
+
+
+def core(units: int, slots: int = 1000) -> None:
+    """Search and ledger without Ray: the driver's time a unit and memory, then the same sweep resumed."""
+    chosen = settings(-(-units // FOLDS))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ledger, began = Ledger(folder / "ledger", "split"), time.monotonic()
+        search = Search(chosen, open_study(folder / "journal", "scaling", chosen.own_values()), ledger, FOLDS, auc)
+        before, spent, writing = psutil.Process().memory_info().rss, 0.0, 0.0
+        running: deque[tuple[Candidate, int]] = deque()
+        while True:
+            clock = time.perf_counter()
+            while len(running) < slots and (unit := search.next_unit()):
+                running.append(unit)
+            spent += time.perf_counter() - clock
+            if not running:
+                break
+            candidate, fold = running.popleft()
+            clock = time.perf_counter()
+            write_unit(ledger.begin(candidate.unit(fold)), {})
+            ledger.finish(candidate.unit(fold))
+            writing += time.perf_counter() - clock
+            clock = time.perf_counter()
+            search.succeeded(candidate, fold)
+            spent += time.perf_counter() - clock
+        memory = psutil.Process().memory_info().rss - before
+        print(
+            f"{units} units, {slots} slots: {1000 * spent / units:.2f} ms a decision, {memory / units / 1000:.1f} kB "
+            f"a unit; the ledger's writing {1000 * writing / units:.2f} ms; {time.monotonic() - began:.0f} s in all",
+            flush=True,
+        )
+        resume = f"import benchmarks.scaling as s; s.resume({units}, {str(folder)!r})"
+        os.spawnl(os.P_WAIT, sys.executable, sys.executable, "-c", resume)
+
+
+def resume(units: int, folder: str) -> None:
+    """In a fresh process, which has looked at no unit yet."""
+    chosen, began = settings(-(-units // FOLDS)), time.monotonic()
+    study = open_study(Path(folder, "journal"), "scaling", chosen.own_values())
+    search = Search(chosen, study, Ledger(Path(folder, "ledger"), "split"), FOLDS, auc)
+    assert search.is_finished
+    print(f"  resumed, every checksum looked at, in {time.monotonic() - began:.1f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--core", action="store_true")
+    parser.add_argument("--units", type=int, nargs="+", default=[100, 1000, 10_000])
+    chosen = parser.parse_args()
+    if chosen.core:
+        for units in chosen.units:
+            core(units)
+        return
+    tune_adapter.FoldTrainable = SleepingTrainable  # type: ignore[misc]
+    for slots in chosen.slots:
+        (peers if chosen.peers else sweep)(slots, chosen.seconds, chosen.rounds)
+
+
+if __name__ == "__main__":
+    main()
