@@ -200,6 +200,16 @@ def _check_evaluation(settings: Settings) -> None:
             f"evaluation.threshold={evaluation.threshold}: is chosen on inner validation patients, of which "
             f"training.early_stopping={stopping} keeps none; write evaluation.threshold=fixed, or early_stopping=inner"
         )
+    if evaluation.nested and stopping == "scored_fold":
+        raise SettingsError(
+            "evaluation=nested: training.early_stopping=scored_fold chooses the epoch on the patients that are scored, "
+            "which nesting is there to prevent; write training.early_stopping=inner, or evaluation=corrected"
+        )
+    if evaluation.repeats and settings.folds.by == "site":
+        raise SettingsError(
+            f"evaluation.repeats={evaluation.repeats}: sites are dealt to folds in one way only; write "
+            "evaluation.repeats=0, or folds=tenfold"
+        )
 
 
 def _is_whole(*numbers: float | None) -> bool:

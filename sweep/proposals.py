@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
 
 from sweep.settings import Range, Settings, SettingsError, Value, setting_type
 
@@ -26,6 +27,16 @@ def open_study(journal: Path, name: str, own_values: Mapping[str, Value]) -> opt
     study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(dict(own_values))
+    return study
+
+
+def chosen_study(settings: Settings, chosen: Sequence[Mapping[str, Value]]) -> optuna.Study:
+    """A study in memory whose trials are the chosen values, and wait for their folds."""
+    study = optuna.create_study(direction="maximize")
+    space = {name: distribution(name, span) for name, span in settings.search.space.items()}
+    for values in chosen:
+        trial = create_trial(state=TrialState.RUNNING, params=dict(values), distributions=space)
+        study.add_trial(trial)
     return study
 
 

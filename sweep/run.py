@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pandas as pd
 from rich.console import Console
 
 from datasets.folds import split_digest
 from datasets.patches import PatchStore
 from sweep.contact_sheet import summary
 from sweep.display import Display
+from sweep.further_validation import (
+    REPEATED,
+    further_searches,
+    further_trainings,
+    require_inner_folds,
+    write_further_tables,
+)
 from sweep.journal import mend, seal
 from sweep.ledger import Ledger
 from sweep.predictions import per_patient
 from sweep.prepare import check_networks, prepare_patches, prepare_split, require_patients, write_cohort
 from sweep.proposals import open_study
 from sweep.report import write_report
-from sweep.run_folder import RunFolder, candidate_predictions, held_out_auc, held_out_influence, write_tables
+from sweep.run_folder import RunFolder, candidate_predictions, open_search, write_tables
 from sweep.search import Candidate, Search
+from sweep.search_pool import SearchPool
 from sweep.settings import Settings
 from sweep.tracking import Tracker
+
+if TYPE_CHECKING:
+    from sweep.worker import Workplace
 
 log = logging.getLogger("sweep")
 DONE, FAILED, INTERRUPTED = 0, 1, 130
@@ -48,25 +61,20 @@ def run_sweep(settings: Settings) -> int:
         split = prepare_split(run, settings, store)
         ledger = Ledger(run.ledger, split_digest(split))
         run.save(settings)
+        _announce(settings, split)
         mend(run.journal)
         study = open_study(run.journal, run.path.name, settings.own_values())
-        rule = settings.evaluation.slices
-        search = Search(
-            settings,
-            study,
-            ledger,
-            split["fold"].nunique(),
-            score=lambda unit: held_out_auc(ledger, unit, rule),
-            influence=lambda unit: held_out_influence(ledger, unit, rule),
-        )
+        search = open_search(settings, study, ledger, split["fold"].nunique())
         try:
             _train(settings, run, store, ledger, search)
         finally:
             write_tables(run, ledger, search.candidates, settings.evaluation)
             seal(run.journal)
-        report = write_report(run.path)
-        log.info("report: %s", report)
-        return exit_code(search)
+        outcome = exit_code(search)
+        if search.is_finished and search.best:
+            outcome = max(outcome, _validate_further(settings, run, store, split, search))
+        log.info("report: %s", write_report(run.path))
+        return outcome
 
 
 def run_ingest(settings: Settings) -> int:
@@ -98,17 +106,8 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
         return
     # Only now: Ray takes seconds to import, and a finished sweep needs none of it.
     from sweep.tune_adapter import run_units
-    from sweep.worker import Workplace
 
-    workplace = Workplace(
-        directory=Path.cwd(),
-        ledger=run.ledger.resolve(),
-        split=run.split.resolve(),
-        split_digest=ledger.split_digest,
-        store=store.folder.resolve(),
-        store_digest=store.digest,
-        node_folder=settings.cluster.node_folder if settings.cluster.address else None,
-    )
+    workplace = _workplace(settings, ledger, run.split, store)
     with Display(search, settings.search.configurations, tracker.epochs) as display:
 
         def on_event(candidate: Candidate, fold: int) -> None:
@@ -127,6 +126,57 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
         run_units(search, lambda _: workplace, settings.resources, settings.cluster, on_event=on_event, beat=beat)
 
 
+def _workplace(settings: Settings, ledger: Ledger, split: Path, store: PatchStore) -> Workplace:
+    from sweep.worker import Workplace
+
+    return Workplace(
+        directory=Path.cwd(),
+        ledger=ledger.folder.resolve(),
+        split=split.resolve(),
+        split_digest=ledger.split_digest,
+        store=store.folder.resolve(),
+        store_digest=store.digest,
+        node_folder=settings.cluster.node_folder if settings.cluster.address else None,
+    )
+
+
+def _announce(settings: Settings, split: pd.DataFrame) -> None:
+    """Say what evaluating costs before anything is trained."""
+    if settings.evaluation.nested:
+        require_inner_folds(split)
+    folds = split["fold"].nunique()
+    for kind, count in further_trainings(settings, folds).items():
+        if count:
+            own = settings.search.configurations * folds
+            log.info("evaluation.%s: %d fold-trainings beside the sweep's own %d", kind, count, own)
+
+
+def _validate_further(
+    settings: Settings, run: RunFolder, store: PatchStore, split: pd.DataFrame, search: Search
+) -> int:
+    """Other splits of the best configurations, nested cross-validation, permuted labels, as far as the settings ask."""
+    complete = [candidate for candidate in search.candidates if candidate.is_complete]
+    best = sorted(complete, key=lambda candidate: -candidate.mean_fold_auc)[:REPEATED]
+    pool = further_searches(run, settings, split, best)
+    total = sum(further_trainings(settings, split["fold"].nunique()).values())
+
+    def on_event(candidate: Candidate, fold: int) -> None:
+        stage, done = pool.stage(candidate), sum(len(one.fold_aucs) for one in pool.candidates)
+        outcome = f"AUC {candidate.fold_aucs[fold]:.3f}" if fold in candidate.fold_aucs else candidate.last_failure
+        where = (stage.kind, stage.number, candidate.number, fold)
+        log.info("%s %d, configuration %d fold %d: %s · %d of %d folds", *where, outcome, done, total)
+
+    if not pool.is_finished:
+        from sweep.tune_adapter import run_units
+
+        def place(candidate: Candidate) -> Workplace:
+            return _workplace(settings, pool.stage(candidate).ledger, pool.stage(candidate).split, store)
+
+        run_units(pool, place, settings.resources, settings.cluster, on_event=on_event, beat=lambda: None)
+    write_further_tables(run, settings, best, pool)
+    return exit_code(pool)
+
+
 def _track_finished(tracker: Tracker, ledger: Ledger, candidate: Candidate, settings: Settings) -> None:
     curves = {fold: ledger.curve(candidate.unit(fold)) for fold in sorted(candidate.fold_aucs)}
     for fold, curve in curves.items():
@@ -136,7 +186,7 @@ def _track_finished(tracker: Tracker, ledger: Ledger, candidate: Candidate, sett
         tracker.finish_configuration(candidate.number, candidate.values, list(curves.values()), patients)
 
 
-def exit_code(search: Search) -> int:
+def exit_code(search: Search | SearchPool) -> int:
     for candidate in search.candidates:
         for fold, reason in sorted(candidate.failures.items()):
             log.error("configuration %d failed at fold %d: %s", candidate.number, fold, reason)

@@ -7,13 +7,14 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from math import isnan
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import yaml
+from optuna import Study
 from pydantic import ValidationError
 
 from datasets.tables import to_csv
@@ -22,7 +23,7 @@ from sweep.operating_point import choose_threshold
 from sweep.patient_metrics import THRESHOLD, Array, auc, placements
 from sweep.predictions import COLUMNS, arrays, configuration_figures, per_patient
 from sweep.racing import fold_influence
-from sweep.search import Candidate
+from sweep.search import Candidate, Search
 from sweep.settings import Evaluation, Settings, SettingsError
 from sweep.slices import Rule
 
@@ -54,6 +55,11 @@ class RunFolder:
     @property
     def journal(self) -> Path:
         return self.path / "optuna.journal"
+
+    @property
+    def splits(self) -> Path:
+        """Tables and journals of further searches, named by the digest of their split."""
+        return self.path / "splits"
 
     @property
     def ledger(self) -> Path:
@@ -112,6 +118,13 @@ class RunFolder:
 def _difference(saved: dict[str, object], now: dict[str, object]) -> str:
     names = sorted(name for name in saved.keys() | now.keys() if saved.get(name) != now.get(name))
     return "; ".join(f"{name} was {saved.get(name)}, now {now.get(name)}" for name in names[:3])
+
+
+def open_search(settings: Settings, study: Study, ledger: Ledger, folds: int) -> Search:
+    """A search over the ledger's split, which scores patients by the settings' rule."""
+    rule = settings.evaluation.slices
+    score, influence = partial(held_out_auc, ledger, rule=rule), partial(held_out_influence, ledger, rule=rule)
+    return Search(settings, study, ledger, folds, score, influence)
 
 
 def held_out_auc(ledger: Ledger, unit: Unit, rule: Rule = "max") -> float:

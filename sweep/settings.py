@@ -154,6 +154,9 @@ class Evaluation(Section):
     readers: Path | None
     features: Path | None
     resamples: int = Field(ge=100)
+    nested: bool
+    repeats: int = Field(ge=0)
+    permutations: int = Field(ge=0)
 
 
 class Resources(Section):

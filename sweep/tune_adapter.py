@@ -21,6 +21,7 @@ from ray.tune.search import Searcher
 
 from sweep.ledger import Unit
 from sweep.search import Candidate, Search
+from sweep.search_pool import SearchPool
 from sweep.settings import Cluster, Configuration, Resources, SettingsError
 from sweep.watch import Watch, living_nodes
 from sweep.worker import FoldTrainable, PackedUnit, Workplace
@@ -42,7 +43,7 @@ class UnitSearcher(Searcher):
 
     def __init__(
         self,
-        search: Search,
+        search: Search | SearchPool,
         workplace: Callable[[Candidate], Workplace],
         on_event: Callable[[Candidate, int], None],
         watch: Watch,
@@ -176,7 +177,7 @@ def trial_resources(needed: Mapping[str, float], config: Mapping[str, Any]) -> t
 
 
 def run_units(
-    search: Search,
+    search: Search | SearchPool,
     workplace: Callable[[Candidate], Workplace],
     resources: Resources,
     cluster: Cluster,

@@ -20,7 +20,16 @@ SWEEP_ORDER = [
 ]
 SWEEP_ORDER += ["comparison", "selection_bias", "ensembles", "readers", "features", "predictions"]
 SWEEP_ORDER += ["racing", "proposals"]
-SWEEP_ORDER += ["search", "compose", "watch", "worker", "tune_adapter", "run_folder"]
+SWEEP_ORDER += [
+    "search",
+    "search_pool",
+    "compose",
+    "watch",
+    "worker",
+    "tune_adapter",
+    "run_folder",
+    "further_validation",
+]
 SWEEP_ORDER += ["contact_sheet", "prepare", "tensorboard_summaries", "tracking"]
 SWEEP_ORDER += ["display", "explanations", "report", "run", "status", "__main__"]
 PACKAGES = ("datasets", "lightning_modules", "sweep")

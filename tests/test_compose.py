@@ -125,6 +125,7 @@ def test_the_digest_depends_on_what_decides_the_numbers_alone() -> None:
         "resources.folds_per_pack=2",
     ]
     idle += ["evaluation.threshold=youden", "evaluation.sensitivity=0.9", "evaluation.resamples=500"]
+    idle += ["evaluation=nested", "evaluation.repeats=3", "evaluation.permutations=99"]
     assert load_settings(idle).digest == own
     for decisive in (
         "seed=1",
@@ -158,6 +159,27 @@ def test_a_threshold_needs_inner_patients_to_be_chosen_on() -> None:
     )
     with pytest.raises(SettingsError, match=message):
         load_settings(["evaluation.threshold=youden", "training.early_stopping=none"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["evaluation=nested", "training.early_stopping=scored_fold"], r"^evaluation=nested: .*early_stopping=inner"),
+        (
+            ["evaluation.repeats=2", "folds=leave_one_site_out"],
+            r"^evaluation\.repeats=2: .*write evaluation\.repeats=0",
+        ),
+        (["evaluation=twice"], r"choose one of corrected, nested"),
+    ],
+)
+def test_an_evaluation_that_makes_no_sense_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        load_settings(overrides)
+
+
+def test_nested_is_a_choice_beside_the_other_settings_of_evaluation() -> None:
+    evaluation = load_settings(["evaluation=nested", "evaluation.threshold=youden"]).evaluation
+    assert evaluation.nested and evaluation.threshold == "youden" and not load_settings([]).evaluation.nested
 
 
 def test_the_defaults_stop_early_on_an_inner_split() -> None:

@@ -17,6 +17,7 @@ from sweep.report.reading import calls_measured
 from sweep.report.searching import searched
 from sweep.report.sequences import one_sequence
 from sweep.report.tables import RunTables
+from sweep.report.validation import validate
 from sweep.settings import flatten
 
 # Fewest patients of a class in a fold -> coverage in % of the 95 % interval where the true AUC is 0.85 and 0.93, from
@@ -64,6 +65,7 @@ def summarise(run: RunTables, patients: pd.DataFrame, explained: Explanations) -
         "evaluation": {name: run.evaluation[name] for name in EVALUATION},
         "sequences": one_sequence(patients, explained, run.evaluation["slices"]),
         **evaluate(run, patients),
+        **validate(run),
     }
     return {name: for_json(value) for name, value in summary.items()}
 

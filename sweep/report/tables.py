@@ -13,6 +13,7 @@ import yaml
 from datasets.tables import read_csv
 from sweep import predictions as out_of_fold
 from sweep.features import read_features
+from sweep.further_validation import FURTHER
 from sweep.patient_metrics import THRESHOLD, outcomes
 from sweep.readers import read_readers
 from sweep.run_folder import OWN_COLUMNS
@@ -43,6 +44,8 @@ class RunTables:
     features: pd.DataFrame | None
     ingested: dict[str, Any] | None
     """Counts of files by fate, and of series; None for a run older than they are."""
+    further: dict[str, pd.DataFrame]
+    """FURTHER tables by name, where the run has them."""
 
     @property
     def name(self) -> str:
@@ -137,6 +140,7 @@ def read_run(run: Path) -> RunTables:
         readers=read_readers(run / "readers.csv") if (run / "readers.csv").is_file() else None,
         features=read_features(run / "features.csv") if (run / "features.csv").is_file() else None,
         ingested=json.loads(ingested.read_text()) if (ingested := run / "ingest.json").is_file() else None,
+        further={name: _read_csv(run / f"{name}.csv") for name in FURTHER if (run / f"{name}.csv").is_file()},
     )
 
 
