@@ -59,11 +59,11 @@ class Candidate:
 
     @property
     def why_dropped(self) -> str:
-        """'-0.031 [-0.052, -0.010] against configuration 3: chance to win 0.0002'; empty if it is not."""
+        """'AUC -0.031 [-0.052, -0.010] against configuration 3: chance to win 0.0002'; empty if it is not."""
         if self.dropped is None or self.is_complete:
             return ""
         drop = self.dropped
-        interval = f"{drop.difference:+.3f} [{drop.low:+.3f}, {drop.high:+.3f}]"
+        interval = f"AUC {drop.difference:+.3f} [{drop.low:+.3f}, {drop.high:+.3f}]"
         return f"{interval} against configuration {drop.against}: {drop.why}"
 
     @property
