@@ -89,7 +89,7 @@ def ours() -> Callable[[Path, Path, int], None]:
     from datasets.ingest import ingest
     from sweep.compose import load_settings
 
-    rules = load_settings([]).data
+    rules = load_settings(["data.pixels_per_box=64"]).data  # the default for files that are no phantom's
 
     def run(folder: Path, cache: Path, processes: int) -> None:
         store = ingest(folder / "dicom", folder / "annotations.csv", cache, rules, processes=processes).store

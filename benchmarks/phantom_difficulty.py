@@ -38,6 +38,7 @@ from lightning_modules.augmentation import (
     standardise,
 )
 from lightning_modules.backbone import build_backbone
+from sweep.compose import load_settings
 
 CONTEXTS = (1.0, 2.0)
 WIDEST_CONTEXT, SIZE, BATCH = 3.0, 64, 32
@@ -120,7 +121,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         phantom = Path(temporary, "phantom")
         write_phantom(phantom, options.patients, options.seed)
-        store = ingest(phantom / "dicom", phantom / "annotations.csv", Path(temporary, "cache")).store
+        rules = load_settings(["data.pixels_per_box=64"]).data
+        store = ingest(phantom / "dicom", phantom / "annotations.csv", Path(temporary, "cache"), rules).store
         lesions = shuffle_labels(store.lesions, options.seed) if options.shuffle_labels else store.lesions
         split = make_split(lesions[["patient_id", "label"]].drop_duplicates("patient_id"), 10, seed=options.seed)
         compare(store, lesions.merge(split[["patient_id", "fold"]], on="patient_id"), options.steps)
