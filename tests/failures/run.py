@@ -1,0 +1,88 @@
+"""Disturb sweeps at random, start each again, and compare with one that nobody disturbed.
+
+    python -m tests.failures.run --rounds 50 --seed 1 [--only driver_killed]
+
+Prints a line a round; exit code 1 and the folders kept where something was lost, trained twice or came out otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.failures.disturbances import DISTURBANCES
+from tests.failures.sweeps import Place, check, check_complete, check_kept, check_same
+
+
+def undisturbed(folder: Path) -> Place:
+    """The sweep that all others are compared with; it fills the cache."""
+    place = Place(folder / "undisturbed", folder / "cache")
+    check(place.finish() == 0, place.printed)
+    check_complete(place)
+    return place
+
+
+def play(name: str, seed: int, folder: Path, reference: Place) -> Place:
+    """Disturb a sweep, start it again, and look at what came out.
+
+    Raises:
+        DisturbanceError: says what does not hold.
+    """
+    place = Place(folder, reference.cache)
+    DISTURBANCES[name](place, random.Random(seed))
+    before = {folder: files for folder, files in place.units().items() if folder not in place.forgiven}
+    check(place.finish() == 0, f"the sweep cannot be finished: {place.printed[-2000:]}")
+    for message in place.must_log:
+        check(message in place.log, f"not in the log: {message}")
+    check_kept(before, place)
+    check_complete(place)
+    check_same(place, reference)
+    return place
+
+
+def unmount(folder: Path) -> None:
+    if folder.is_mount():
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def names(rounds: int, seed: int) -> Iterator[tuple[str, int]]:
+    """Every disturbance once, in a random order, before any comes again."""
+    generator = random.Random(seed)
+    order: list[str] = []
+    for number in range(rounds):
+        order = order or generator.sample(sorted(DISTURBANCES), len(DISTURBANCES))
+        yield order.pop(), seed * 1000 + number
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=len(DISTURBANCES))
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", choices=sorted(DISTURBANCES))
+    arguments = parser.parse_args()
+    failed = 0
+    folder = Path(tempfile.mkdtemp(prefix="failures-"))
+    print(f"{folder}: the undisturbed sweep", flush=True)
+    reference = undisturbed(folder)
+    for name, seed in names(arguments.rounds, arguments.seed):
+        name, started = arguments.only or name, time.monotonic()
+        try:
+            play(name, seed, folder / f"{name}-{seed}", reference)
+            outcome = "nothing lost"
+        except Exception as error:
+            failed += 1
+            outcome = f"{type(error).__name__}: {error}"
+        unmount(folder / f"{name}-{seed}")
+        print(f"{name}, seed {seed}: {outcome} ({time.monotonic() - started:.0f} s)", flush=True)
+    print(f"{arguments.rounds} rounds, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
