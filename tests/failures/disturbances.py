@@ -125,9 +125,9 @@ def _half_done(place: Place) -> None:
     """A sweep that was interrupted in mid-epoch, with some units finished."""
     with ended(place.start()) as driver:
         until(lambda: len(place.units()) >= 2 and any(place.run.glob("ledger/*/*/*.partial-*/last.ckpt")), driver)
-        _kill([psutil.Process(driver.pid)])
+        family = descendants(driver)
+        _kill([psutil.Process(driver.pid), *family])  # the orphans, too: they would go on for two seconds
         driver.wait()
-        _kill(list(descendants(driver)))
 
 
 def _damage(file: Path, generator: random.Random) -> None:
