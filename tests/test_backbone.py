@@ -98,12 +98,19 @@ def test_the_same_weights_give_the_same_features_as_monais(kind: tuple[str, str]
     name, block = kind
     layers, widths = RESNETS[name][1:]
     shape: dict[str, Any] = {"spatial_dims": 2, "n_input_channels": 3, "conv1_t_size": 7, "conv1_t_stride": 2}
-    theirs = monai.ResNet(block, layers, widths, bias_downsample=False, feed_forward=False, **shape)
-    ours = build_backbone(name, stem="7x7").network
+    theirs = monai.ResNet(block, layers, widths, bias_downsample=False, feed_forward=False, **shape).double()
+    ours = build_backbone(name, stem="7x7").network.double()
     ours.load_state_dict(theirs.state_dict())
-    images = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     for mode in (True, False):
-        torch.testing.assert_close(ours.train(mode)(images), theirs.train(mode)(images), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours.train(mode)(images), theirs.train(mode)(images), atol=1e-11, rtol=1e-11)
+
+
+def test_a_narrow_network_learns_from_large_images() -> None:
+    """With the stride inside the 1x1 convolution torch 2.13 ends the process here."""
+    network = build_backbone("narrow", stem="7x7").to(memory_format=torch.channels_last)
+    network(torch.randn(4, 6, 224, 224).contiguous(memory_format=torch.channels_last)).sum().backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in network.parameters())
 
 
 def test_stems() -> None:
