@@ -43,8 +43,12 @@ class FractureClassifier(nn.Module):
         gradient (Loshchilov and Hutter, ICLR 2019).
     context, widest_context: sides of the crop and of the stored patches, in box sides.
     size: side of the network's input, in pixels.
+    sequences, neighbours: which of the six channels it sees; the others are zero, their mean after standardisation.
     seed: decides the initial weights.
     """
+
+    seen: Tensor
+    """(6, 1, 1), 1 where the network sees the channel."""
 
     def __init__(
         self,
@@ -60,6 +64,8 @@ class FractureClassifier(nn.Module):
         context: float,
         widest_context: float,
         size: int,
+        sequences: str = "both",
+        neighbours: int = 1,
         ranges: AffineRanges,
         seed: int,
         arithmetic: Arithmetic = Arithmetic(),
@@ -77,11 +83,13 @@ class FractureClassifier(nn.Module):
         self.optimizer, self.learning_rate, self.beta1, self.l2_weight = optimizer, learning_rate, beta1, l2_weight
         self.context, self.widest_context, self.size = context, widest_context, size
         self.ranges, self.seed, self.arithmetic = ranges, seed, arithmetic
+        self.register_buffer("seen", seen_channels(sequences, neighbours).float()[:, None, None], persistent=False)
 
     def forward(self, patches: Tensor, theta: Tensor) -> Tensor:
         """Logits (B,) of stored patches (B, 6, side, side) seen through theta (B, 2, 3); float32, or 64 if so set."""
         centre, extent = central_crop(patches, self.widest_context, reach(self.context, self.ranges))
         images = standardise(resample(centre, theta, context=self.context, widest_context=extent, size=self.size))
+        images = images * self.seen
         dtype = self.network.head.weight.dtype
         mixed = self.arithmetic.precision == "bf16-mixed"
         if patches.is_cuda:  # these are the process's, and another fold's may differ; the backward pass follows at once
@@ -122,6 +130,13 @@ def patient_auc(logit: Tensor, label: Tensor, patient: Tensor) -> Tensor:
     if malignant.min() == malignant.max():
         return logit.new_tensor(torch.nan)
     return binary_auroc(highest, malignant)
+
+
+def seen_channels(sequences: str, neighbours: int) -> Tensor:
+    """(6,), 1 where the network sees the channel: T1W previous, same, next slice, then T2W."""
+    sequence = torch.tensor([sequences != "t2w", sequences != "t1w"])
+    position = torch.tensor([neighbours > 0, True, neighbours > 0])
+    return torch.outer(sequence, position).flatten()
 
 
 def epoch_seed(seed: int, epoch: int | None) -> int:

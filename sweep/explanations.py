@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from datasets.folds import read_split, split_digest
 from datasets.patches import PatchStore
 from sweep.contact_sheet import picture
-from sweep.ledger import Ledger, Unit
+from sweep.ledger import Ledger, LedgerError, Unit
 from sweep.predictions import SLICE
 from sweep.run_folder import RunFolder, write_parquet
 from sweep.settings import SettingsError
@@ -105,12 +105,16 @@ def _folds(run: RunFolder, row: Mapping[Any, Any], store: PatchStore, table: pd.
     configuration = settings.configuration({name: row[name] for name in settings.search.space})
     ledger = Ledger(run.ledger, split_digest(read_split(run.split)))
     slices_of = {int(str(fold)): slices for fold, slices in table.groupby("fold")}
-    weights = {fold: ledger.finished(Unit(row["digest"], fold)) / "weights.pt" for fold in slices_of}
-    if gone := [str(fold) for fold, file in weights.items() if not file.is_file()]:
+    units = {fold: Unit(row["digest"], fold) for fold in slices_of}
+    if gone := [str(fold) for fold, unit in units.items() if not (ledger.finished(unit) / "weights.pt").is_file()]:
         raise ExplanationError(f"The weights of fold {', '.join(gone)} are gone from the ledger")
     if configuration.digest != row["digest"]:
         raise ExplanationError("settings.yaml and configurations.csv are not of one run")
     from sweep.explain_fold import explain_fold  # torch takes seconds to import
 
     for fold, slices in slices_of.items():
-        yield explain_fold(configuration, weights[fold], store.patches(), slices)
+        try:
+            weights = ledger.file(units[fold], "weights.pt")
+        except LedgerError as error:  # it names a path, which the page must not
+            raise ExplanationError(f"The weights of fold {fold} in the ledger are not as they were written") from error
+        yield explain_fold(configuration, weights, store.patches(), slices)

@@ -24,7 +24,7 @@ from sweep.journal import mend, seal
 from sweep.ledger import Ledger
 from sweep.predictions import per_patient
 from sweep.prepare import check_networks, prepare_patches, prepare_split, require_patients, write_cohort
-from sweep.proposals import open_study
+from sweep.proposals import open_study, sampler
 from sweep.report import write_report
 from sweep.run_folder import RunFolder, candidate_predictions, open_search, write_tables
 from sweep.search import Candidate, Search
@@ -51,6 +51,7 @@ def run_sweep(settings: Settings) -> int:
     """
     run = RunFolder(settings.run_folder)
     check_networks(settings)
+    sampler(settings, 0)  # an unknown one is found before hours of compute
     with run.locked():
         run.require(settings)
         _log_to(run.path / "sweep.log")

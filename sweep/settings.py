@@ -73,6 +73,8 @@ class Model(Section):
 class Input(Section):
     context: float = Field(ge=0.25)
     size: int = Field(ge=16, le=1024)
+    sequences: Literal["both", "t1w", "t2w"]
+    neighbours: Literal[0, 1]
 
 
 class Augmentation(Section):

@@ -108,3 +108,24 @@ def test_patient_auc_agrees_with_scikit_learn_ties_included() -> None:
 @pytest.mark.parametrize("label", [0.0, 1.0])
 def test_patient_auc_of_one_class_is_not_a_number(label: float) -> None:
     assert math.isnan(patient_auc(torch.randn(4), torch.full((4,), label), torch.arange(4)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "seen"),
+    [
+        ({}, [0, 1, 2, 3, 4, 5]),
+        ({"sequences": "t1w"}, [0, 1, 2]),
+        ({"sequences": "t2w"}, [3, 4, 5]),
+        ({"neighbours": 0}, [1, 4]),
+        ({"sequences": "t2w", "neighbours": 0}, [4]),
+    ],
+)
+def test_only_the_chosen_channels_decide(settings: dict[str, object], seen: list[int]) -> None:
+    model, (patches, *_) = classifier(**settings).eval(), lesions(4)
+    with torch.no_grad():
+        before = model(patches, identity_affine(4))
+        for channel in range(6):
+            changed = patches.clone()
+            changed[:, channel] = patches[:, channel].flip(-1) + torch.rand(patches[:, channel].shape)
+            same = torch.equal(model(changed, identity_affine(4)), before)
+            assert same == (channel not in seen)

@@ -67,7 +67,10 @@ def test_maps_are_the_held_out_folds_own(run: Path) -> None:
 def test_other_weights_of_a_fold_change_its_patients_and_nobody_else(run: Path) -> None:
     before = explained(run).table
     shutil.rmtree(run / "explanations")
+    written, other = (json.loads((weights_of(run, fold).parent / "DONE").read_text()) for fold in (1, 2))
     shutil.copy(weights_of(run, 2), weights_of(run, 1))
+    done = weights_of(run, 1).parent / "DONE"
+    done.write_text(json.dumps(written | {"weights.pt": other["weights.pt"]}))
     after = explained(run).table
     same = [first == second for first, second in zip(before["T1W"], after["T1W"], strict=True)]
     assert same == (before["fold"] != 1).tolist()
@@ -125,6 +128,17 @@ def test_without_weights_there_are_pictures_only_and_nothing_is_kept(run: Path) 
     assert found.problem is not None and "weights of fold 1 are gone" in found.problem
     assert found.table["picture"].notna().sum() == 24 and "map" not in found.table
     assert not (run / "explanations").exists()
+
+
+def test_weights_that_were_changed_explain_nothing(run: Path) -> None:
+    content = bytearray(weights_of(run, 1).read_bytes())
+    content[len(content) // 2] ^= 1
+    weights_of(run, 1).write_bytes(content)
+    found = explained(run)
+    assert (
+        found.problem is not None and "weights of fold 1" in found.problem and "as they were written" in found.problem
+    )
+    assert "map" not in found.table and str(run) not in found.problem
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,7 @@ def test_a_failed_configuration_is_shown_with_its_reason_and_never_best(tmp_path
     assert summary["best"]["configuration"] == 0
     assert summary["configurations"][1]["failure"] == "loss became nan in fold 2"
     assert "Configuration 1 failed: loss became nan in fold 2" in page.text
+    assert "1 of 2 configurations failed" in " ".join(page.text.split())
 
 
 def test_equal_configurations_go_to_the_lower_number(tmp_path: Path) -> None:
