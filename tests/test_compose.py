@@ -86,8 +86,15 @@ def test_dicom_needs_files_that_exist(tmp_path: Path) -> None:
 
 def test_any_setting_can_become_a_range() -> None:
     settings = load_settings(
-        ["search.space.model.dropout={low: 0, high: 0.5}", "search.space.training.batch_size={choices: [16, 32]}"]
+        [
+            "search.space.model.dropout={low: 0, high: 0.5}",
+            "search.space.training.batch_size={choices: [16, 32]}",
+            "search.space.input.sequences={choices: [both, t1w, t2w]}",
+            "search.space.input.neighbours={choices: [0, 1]}",
+        ]
     )
+    chosen = settings.configuration({"input.sequences": "t1w", "input.neighbours": 0}).input
+    assert (chosen.sequences, chosen.neighbours) == ("t1w", 0)
     assert settings.search.space["model.dropout"].high == 0.5
     assert settings.search.space["training.batch_size"].choices == (16, 32)
 
