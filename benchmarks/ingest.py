@@ -1,6 +1,6 @@
 """Reading a cohort: ours against MONAI's and SimpleITK's readers on the same files and cores, and memory as it grows.
 
-    python benchmarks/ingest.py [--patients 64] [--processes 2] [--rounds 3]     (itk is needed for MONAI's ITK reader)
+    python benchmarks/ingest.py [--patients 190] [--processes 2] [--rounds 3]     (itk is needed for MONAI's ITK reader)
     python benchmarks/ingest.py --memory 50 500 2000
 
 The cohort is the phantom's at the study's size: sagittal T1W and T2W of 512 by 512 pixels, beside the axial and coronal
@@ -162,7 +162,7 @@ def family(pid: int) -> Iterator[tuple[psutil.Process, bool]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--patients", type=int, default=64)
+    parser.add_argument("--patients", type=int, default=190)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", type=int, nargs="+")
