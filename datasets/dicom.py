@@ -97,9 +97,12 @@ class Reading:
     conflicting: frozenset[str]  # SliceHeader.sop_instance_uid under which different images were found
 
 
-def list_files(root: Path, leave_out: Path) -> dict[str, os.stat_result]:
-    """Every regular file below a folder, sorted, the folder `leave_out` apart; links are followed, each folder once."""
-    found: dict[str, os.stat_result] = {}
+def list_files(root: Path, leave_out: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change (ns) of every regular file below a folder, sorted, the folder `leave_out` apart.
+
+    Links are followed, each folder once.
+    """
+    found: dict[str, tuple[int, int]] = {}
     folders, seen, unlisted = [(os.fspath(root), _identity(root))], {_identity(leave_out)}, 0
     while folders:
         folder, identity = folders.pop()
@@ -116,7 +119,7 @@ def list_files(root: Path, leave_out: Path) -> dict[str, os.stat_result]:
             with suppress(OSError):  # a link to nowhere
                 status = entry.stat()
                 if stat.S_ISREG(status.st_mode):
-                    found[entry.path] = status
+                    found[entry.path] = status.st_size, status.st_mtime_ns
                 elif stat.S_ISDIR(status.st_mode):
                     folders.append((entry.path, (status.st_dev, status.st_ino)))
     if unlisted:

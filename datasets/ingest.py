@@ -80,14 +80,16 @@ def ingest(
     return ingested
 
 
-def _fingerprint(root: Path, files: dict[str, os.stat_result], annotations: pd.DataFrame, rules: IngestRules) -> str:
+def _fingerprint(root: Path, files: dict[str, tuple[int, int]], annotations: pd.DataFrame, rules: IngestRules) -> str:
     settings = rules.model_dump(mode="json", include=set(IngestRules.model_fields))
     remembered = list(Ingested.__annotations__)
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, remembered, settings, str(root.resolve())]).encode())
     digest.update(annotations.to_csv().encode())
-    statuses = files | {region: Path(region).stat() for region in annotations["region"].unique() if region}
-    lines = [f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n" for path, status in statuses.items()]
-    digest.update(os.fsencode("".join(lines)))
+    for path, state in files.items():
+        digest.update(os.fsencode(f"{path}\0{state}\n"))
+    for region in filter(None, annotations["region"].unique()):
+        status = Path(region).stat()
+        digest.update(os.fsencode(f"{region}\0{status.st_size, status.st_mtime_ns}\n"))
     return digest.hexdigest()
 
 
