@@ -4,12 +4,12 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from datasets.phantom_anatomy import ABNORMAL, Anatomy, draw_anatomy
+from datasets.annotations import BOX
+from datasets.phantom_anatomy import ABNORMAL, Vertebra, draw_anatomy
 from datasets.phantom_dicom import slice_uid, write_study
 from datasets.phantom_features import BENIGN_PATIENTS, MALIGNANT_PATIENTS, draw_calls, draw_features
 from datasets.phantom_series import Grid, Series, acquire_study
@@ -29,18 +29,6 @@ class PhantomError(ValueError):
     """Arguments from which no phantom can be written; says what to write instead."""
 
 
-class Patient(NamedTuple):
-    """One synthetic patient in memory."""
-
-    patient_id: str
-    label: int
-    features: dict[str, bool]
-    calls: dict[str, int]
-    anatomy: Anatomy
-    study: list[Series]
-    boxes: dict[int, tuple[float, float, float, float]]  # T2W slice: x_min, y_min, x_max, y_max in pixels
-
-
 def write_phantom(
     folder: Path,
     patients: int,
@@ -52,93 +40,66 @@ def write_phantom(
 
     `progress` is called with (patients written, patients). Raises PhantomError for arguments that cannot work.
     """
-    _check(folder, patients, seed, processes)
-    labels = draw_labels(patients, seed)
+    if not 4 <= patients <= 9999:
+        raise PhantomError(f"patients={patients}: a phantom has both classes; write patients=4 or more, up to 9999")
+    if seed < 0:
+        raise PhantomError(f"seed={seed}: write a seed of 0 or more")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PhantomError(f"{folder} exists already: name a new or an empty folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-unfinished-", dir=folder.parent) as temporary:
         unfinished = Path(temporary, "phantom")
         with workers(processes) as pool:
-            rows = spread(pool, partial(_write_patient, unfinished, seed), list(enumerate(labels)), progress)
-        for name, tables in zip(("annotations", "features", "readers"), zip(*rows, strict=True), strict=True):
-            pd.concat(tables).to_csv(unfinished / f"{name}.csv", index=False)
+            labels = list(enumerate(draw_labels(patients, seed)))
+            tables = spread(pool, partial(_write_patient, unfinished, seed), labels, progress)
+        for name in tables[0]:
+            pd.concat(of_patient[name] for of_patient in tables).to_csv(unfinished / f"{name}.csv", index=False)
         (unfinished / "README.txt").write_text(README.format(patients=patients, seed=seed))
         unfinished.rename(folder)
-
-
-def _check(folder: Path, patients: int, seed: int, processes: int | None) -> None:
-    if patients < 4:
-        raise PhantomError(f"patients={patients}: a phantom needs both classes; write patients=4 or more")
-    if patients > 9999:
-        raise PhantomError(f"patients={patients}: write patients=9999 or fewer")
-    if seed < 0:
-        raise PhantomError(f"seed={seed}: write a seed of 0 or more")
-    if processes is not None and processes < 1:
-        raise PhantomError(f"processes={processes}: write processes=1 or more, or leave it out")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PhantomError(f"{folder} exists already: name a new or an empty folder")
 
 
 def draw_labels(patients: int, seed: int) -> list[int]:
     """Label of each patient, 50 of 190 malignant as in the study, in random order."""
     share = MALIGNANT_PATIENTS / (MALIGNANT_PATIENTS + BENIGN_PATIENTS)
-    labels = np.zeros(patients, int)
-    labels[: max(2, round(patients * share))] = 1
+    labels = np.arange(patients) < max(2, round(patients * share))
     return [int(label) for label in np.random.default_rng([seed, 0]).permutation(labels)]
 
 
-def simulate_patient(seed: int, index: int, label: int) -> Patient:
-    """Patient number `index` of the cohort of this seed, whatever the process that asks."""
-    generator = np.random.default_rng([seed, 1 + index])
+def simulate_patient(seed: int, index: int, label: int) -> tuple[list[Series], dict[str, pd.DataFrame]]:
+    """Patient number `index` of the cohort of this seed: the study, and the patient's rows of the three tables."""
+    patient_id, generator = f"SYNTHETIC-{index + 1:04d}", np.random.default_rng([seed, 1 + index])
     features = draw_features(label, generator)
     calls = draw_calls(label, generator)
     anatomy = draw_anatomy(features, generator)
     study = acquire_study(anatomy, generator)
-    boxes = _draw_boxes(anatomy, study[0].grid, generator)
-    return Patient(f"SYNTHETIC-{index + 1:04d}", label, features, calls, anatomy, study, boxes)
+    boxes = _draw_boxes(anatomy.vertebrae[ABNORMAL], study[0].grid, generator)
+    slices = [slice_uid(seed, patient_id, study[0].name, number) for number in boxes]
+    lesions = pd.DataFrame({"patient_id": patient_id, "label": label, "sop_instance_uid": slices})
+    return study, {
+        "annotations": lesions.join(pd.DataFrame(boxes.values(), columns=BOX).round(2)),
+        "features": pd.DataFrame([{"patient_id": patient_id} | {name: int(has) for name, has in features.items()}]),
+        "readers": pd.DataFrame({"patient_id": patient_id, "reader": calls.keys(), "call": calls.values()}),
+    }
 
 
 def _draw_boxes(
-    anatomy: Anatomy, grid: Grid, generator: np.random.Generator
+    body: Vertebra, grid: Grid, generator: np.random.Generator
 ) -> dict[int, tuple[float, float, float, float]]:
-    """Square boxes, nearly tight, on two to four neighbouring slices through the middle of the abnormal body."""
-    body = anatomy.vertebrae[ABNORMAL]
-    count = int(generator.integers(2, 5))
-    middle = grid.pixel_of(np.array(body.centre))[2] + generator.uniform(-0.5, 0.5)
+    """Square boxes (as BOX) by slice, nearly tight, on two to four neighbouring ones through the middle of the body."""
+    centre, normal, count = np.array(body.centre), grid.axes[2], int(generator.integers(2, 5))
+    middle = grid.pixel_of(centre)[2] + generator.uniform(-0.5, 0.5)
     first = int(np.clip(round(middle - (count - 1) / 2), 1, grid.shape[0] - 1 - count))
     boxes = {}
     for index in range(first, first + count):
         half = body.half_extent() / grid.spacing[0] * generator.uniform(1.0, 1.05)
-        x, y = _centre_on_slice(anatomy, grid, index) + half * generator.uniform(-0.025, 0.025, 2)
+        along = (grid.corner(index) - centre) @ normal / normal[0]  # mm from the centre to the slice, to the left
+        x, y = grid.pixel_of(centre + np.array([along, 0, 0]))[:2] + half * generator.uniform(-0.025, 0.025, 2)
         boxes[index] = (x - half, y - half, x + half, y + half)
     return boxes
 
 
-def _centre_on_slice(anatomy: Anatomy, grid: Grid, index: int) -> np.ndarray:
-    """(column, row) where the left-to-right axis of the abnormal body crosses a slice."""
-    centre = np.array(anatomy.vertebrae[ABNORMAL].centre)
-    normal = grid.axes[2]
-    along = (grid.corner(index) - centre) @ normal / normal[0]
-    return grid.pixel_of(centre + np.array([along, 0, 0]))[:2]
-
-
-def _write_patient(folder: Path, seed: int, indexed_label: tuple[int, int]) -> tuple[pd.DataFrame, ...]:
-    """Write the files of a patient (index, label); its rows of annotations, features and readers."""
-    index, label = indexed_label
-    patient = simulate_patient(seed, index, label)
-    write_study(folder / "dicom" / f"{index + 1:04d}", patient.patient_id, patient.study, seed)
-    annotations = pd.DataFrame(
-        {
-            "patient_id": patient.patient_id,
-            "label": label,
-            "sop_instance_uid": slice_uid(seed, patient.patient_id, patient.study[0].name, number),
-        }
-        | dict(zip(("x_min", "y_min", "x_max", "y_max"), np.round(box, 2), strict=True))
-        for number, box in patient.boxes.items()
-    )
-    features = pd.DataFrame([{"patient_id": patient.patient_id} | patient.features]).astype(
-        dict.fromkeys(patient.features, int)
-    )
-    readers = pd.DataFrame(
-        {"patient_id": patient.patient_id, "reader": list(patient.calls), "call": list(patient.calls.values())}
-    )
-    return annotations, features, readers
+def _write_patient(folder: Path, seed: int, indexed_label: tuple[int, int]) -> dict[str, pd.DataFrame]:
+    """Write the files of a patient (index, label); the rows of the tables."""
+    study, tables = simulate_patient(seed, *indexed_label)
+    write_study(folder / "dicom" / f"{indexed_label[0] + 1:04d}", tables["features"]["patient_id"][0], study, seed)
+    return tables

@@ -9,7 +9,8 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage, generate_ui
 from datasets.phantom_series import T1, Series
 
 TIMES_MS = {0: (400, 15, 1), 1: (3200, 90, 15)}  # repetition time, echo time, echo train length
-SYNTHETIC = "SYNTHETIC: computed phantom, no patient was imaged"
+UNKNOWN = ["PatientBirthDate", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName"]
+UNKNOWN += ["PositionReferenceIndicator", "ScanOptions"]
 
 
 def slice_uid(seed: int, patient_id: str, series: str, index: int) -> UID:
@@ -44,50 +45,32 @@ def _series_dataset(patient_id: str, series: Series, seed: int) -> Dataset:
     """All that the slices of a series share."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.MediaStorageSOPClassUID = MRImageStorage
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = MRImageStorage
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    _add_identity(dataset, patient_id, series, seed)
-    _add_acquisition(dataset, series)
-    _add_pixel_module(dataset, series)
-    return dataset
-
-
-def _add_identity(dataset: Dataset, patient_id: str, series: Series, seed: int) -> None:
-    dataset.SOPClassUID = MRImageStorage
     dataset.PatientName, dataset.PatientID = f"SYNTHETIC^{patient_id}", patient_id
-    dataset.PatientBirthDate, dataset.PatientSex = "", "O"
-    dataset.PatientComments = SYNTHETIC
+    dataset.PatientSex, dataset.StudyID = "O", "1"
+    for keyword in UNKNOWN:
+        setattr(dataset, keyword, "")
     dataset.StudyInstanceUID = _uid(seed, patient_id)
     dataset.SeriesInstanceUID = _uid(seed, patient_id, series.name)
     dataset.FrameOfReferenceUID = _uid(seed, patient_id, "frame of reference")
-    dataset.PositionReferenceIndicator = ""
-    dataset.StudyDate = dataset.StudyTime = dataset.AccessionNumber = ""
-    dataset.ReferringPhysicianName, dataset.StudyID = "", "1"
-    dataset.StudyDescription = "SYNTHETIC spine"
-    dataset.SeriesDescription = f"SYNTHETIC {series.name}"
+    dataset.StudyDescription, dataset.SeriesDescription = "SYNTHETIC spine", f"SYNTHETIC {series.name}"
     dataset.Manufacturer = dataset.ManufacturerModelName = "SYNTHETIC PHANTOM"
-    dataset.ImageComments = SYNTHETIC
+    dataset.PatientComments = dataset.ImageComments = "SYNTHETIC: computed phantom, no patient was imaged"
     dataset.QualityControlImage, dataset.BurnedInAnnotation = "YES", "NO"
     dataset.ContentQualification = "RESEARCH"
-
-
-def _add_acquisition(dataset: Dataset, series: Series) -> None:
     # ORIGINAL, not DERIVED: DICOM (PS3.3 C.7.6.1.1.2) keeps DERIVED for pixels computed from other images.
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "OTHER"]
     dataset.Modality, dataset.BodyPartExamined, dataset.PatientPosition = "MR", "SPINE", "HFS"
     dataset.ScanningSequence, dataset.SequenceVariant = "SE", "NONE" if series.contrast == T1 else "SK"
-    dataset.ScanOptions, dataset.MRAcquisitionType = "", "2D"
-    dataset.MagneticFieldStrength = "1.5"
+    dataset.MRAcquisitionType, dataset.MagneticFieldStrength = "2D", "1.5"
     dataset.RepetitionTime, dataset.EchoTime, dataset.EchoTrainLength = TIMES_MS[series.contrast]
-    dataset.SliceThickness = f"{series.grid.spacing[2]:.9g}"
-    dataset.SpacingBetweenSlices = dataset.SliceThickness
-    dataset.PixelSpacing = [f"{series.grid.spacing[1]:.9g}", f"{series.grid.spacing[0]:.9g}"]
+    columns, rows, slices = (f"{value:.9g}" for value in series.grid.spacing)
+    dataset.PixelSpacing, dataset.SliceThickness, dataset.SpacingBetweenSlices = [rows, columns], slices, slices
     dataset.ImageOrientationPatient = [f"{value:.9g}" for value in series.grid.axes[:2].ravel()]
-
-
-def _add_pixel_module(dataset: Dataset, series: Series) -> None:
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     _, dataset.Rows, dataset.Columns = series.pixels.shape
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
     low, high = np.percentile(series.pixels[:, ::4, ::4], (1, 99.5))
     dataset.WindowCenter, dataset.WindowWidth = round((low + high) / 2), max(1, round(high - low))
+    return dataset

@@ -34,6 +34,13 @@ TABLE_2: dict[str, tuple[int, int]] = {
 }
 
 
+MARROW = ("homogeneous_marrow_signal", "marrow_oedema_band", "diffuse_signal_change")
+WITHIN_MARROW = ("intravertebral_dark_band", "intravertebral_dark_patch", "fluid_or_necrotic_cleft")
+NOT_HOMOGENEOUS = ("absence_of_collapse", *WITHIN_MARROW, "intravertebral_nodule")
+SHAPES = ("anterior_wedge_deformity", "entire_body_compression")
+CONCAVE = "central_concave_deformity"
+
+
 def draw_features(label: int, generator: np.random.Generator) -> dict[str, bool]:
     """The 15 features of one patient (label 1 = malignant), each with its class's frequency in Table 1.
 
@@ -48,38 +55,24 @@ def draw_features(label: int, generator: np.random.Generator) -> dict[str, bool]
     total = (BENIGN_PATIENTS, MALIGNANT_PATIENTS)[label]
     count = {name: counts[label] for name, counts in TABLE_1.items()}
     uniform = dict(zip(TABLE_1, generator.random(len(TABLE_1)), strict=True))
-    present = {name: bool(uniform[name] * total < count[name]) for name in TABLE_1}
 
-    marrow = ("homogeneous_marrow_signal", "marrow_oedema_band", "diffuse_signal_change")
-    present |= _draw_one_of(marrow, [count[name] for name in marrow], total, uniform[marrow[0]])
-    homogeneous, heterogeneous_total = present[marrow[0]], total - count[marrow[0]]
-    needs_heterogeneous = (
-        "absence_of_collapse",
-        "intravertebral_dark_band",
-        "intravertebral_dark_patch",
-        "fluid_or_necrotic_cleft",
-        "intravertebral_nodule",
-    )
-    for name in needs_heterogeneous:
-        present[name] = not homogeneous and bool(uniform[name] * heterogeneous_total < count[name])
+    def one_of(names: tuple[str, ...], total: int) -> dict[str, bool]:
+        """At most one of `names`, each with frequency count/total."""
+        chosen = np.searchsorted(np.cumsum([count[name] for name in names]), uniform[names[0]] * total, side="right")
+        return {name: index == chosen for index, name in enumerate(names)}
 
-    shapes = ("anterior_wedge_deformity", "entire_body_compression")
+    present = {name: bool(uniform[name] * total < count[name]) for name in TABLE_1} | one_of(MARROW, total)
+    for name in NOT_HOMOGENEOUS:
+        heterogeneous = total - count[MARROW[0]]
+        present[name] = not present[MARROW[0]] and bool(uniform[name] * heterogeneous < count[name])
     collapsed = total - count["absence_of_collapse"]
-    present |= _draw_one_of(shapes, [count[name] for name in shapes], collapsed, uniform[shapes[0]])
-    other_shape = collapsed - sum(count[name] for name in shapes)
-    concave = uniform["central_concave_deformity"] * (collapsed - other_shape)
-    present["central_concave_deformity"] = bool(concave < count["central_concave_deformity"] - other_shape) or not (
-        present[shapes[0]] or present[shapes[1]]
-    )
+    present |= one_of(SHAPES, collapsed)
+    shaped = sum(count[name] for name in SHAPES)
+    also_concave = uniform[CONCAVE] * shaped < count[CONCAVE] - (collapsed - shaped)
+    present[CONCAVE] = bool(also_concave) or not any(present[name] for name in SHAPES)
     if present["absence_of_collapse"]:
-        present |= dict.fromkeys((*shapes, "central_concave_deformity"), False)
+        present |= dict.fromkeys((*SHAPES, CONCAVE), False)
     return present
-
-
-def _draw_one_of(names: tuple[str, ...], counts: list[int], total: int, uniform: float) -> dict[str, bool]:
-    """At most one of `names` is present, each with frequency count/total."""
-    chosen = int(np.searchsorted(np.cumsum(counts), uniform * total, side="right"))
-    return {name: index == chosen for index, name in enumerate(names)}
 
 
 def draw_calls(label: int, generator: np.random.Generator) -> dict[str, int]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from datasets.phantom_anatomy import Anatomy
 from datasets.phantom_painting import Points, paint_patient
@@ -12,7 +13,7 @@ from datasets.phantom_painting import Points, paint_patient
 Vector = NDArray[np.float64]
 T1, T2 = 0, 1
 SAGITTAL = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, -1.0], [-1.0, 0.0, 0.0]])  # along columns, rows, slices
-AXIAL = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+AXIAL = np.eye(3)
 
 
 @dataclass(frozen=True)
@@ -31,19 +32,10 @@ class Grid:
         return self.centre - (half * self.spacing) @ self.axes
 
     def points(self) -> Points:
-        steps = self.axes * self.spacing[:, None]
-        slices, rows, columns = (np.arange(count) for count in self.shape)
-        return Points(
-            *(
-                (
-                    self.corner()[i]
-                    + (slices * steps[2, i])[:, None, None]
-                    + (rows * steps[1, i])[:, None]
-                    + columns * steps[0, i]
-                ).astype(np.float32)
-                for i in range(3)
-            )
-        )
+        column, row, slice_ = (self.axes * self.spacing[:, None])[:, :, None, None, None]  # steps, xyz first
+        slices, rows, columns = np.ogrid[tuple(map(slice, self.shape))]
+        corner = self.corner()[:, None, None, None]
+        return Points(*(corner + slices * slice_ + rows * row + columns * column).astype(np.float32))
 
     def pixel_of(self, position: Vector) -> Vector:
         """(column, row, slice) of a point (xyz)."""
@@ -65,28 +57,19 @@ def acquire_study(anatomy: Anatomy, generator: np.random.Generator) -> list[Seri
     centre = np.array([0.0, 8.0, 0.0]) + generator.uniform(-1, 1, 3) * [1.5, 12, 22]
     spacing = generator.uniform(3.8, 4.2)
     slices = int(generator.integers(9, 11))
-    series = []
-    axes = SAGITTAL
     plans = (
         ("sagittal T2W", T2, SAGITTAL, (slices, 256, 256), generator.uniform(215, 240), spacing),
         ("sagittal T1W", T1, SAGITTAL, (slices, 224, 224), generator.uniform(205, 235), spacing),
         ("axial T2W", T2, AXIAL, (5, 96, 96), 160.0, 8.0),
     )
+    series = []
     for name, contrast, axes, shape, field_of_view, between in plans:
-        rotation = _rotation(generator.uniform(-4, 4, 3))
+        turn = Rotation.from_euler("xyz", generator.uniform(-4, 4, 3), degrees=True).as_matrix()
         pixel = field_of_view / shape[1]
         shift = generator.uniform(-1, 1, 3) * [0.8, 6, 6]
-        grid = Grid(axes @ rotation, np.array([pixel, pixel, between]), shape, centre + shift)
+        grid = Grid(axes @ turn, np.array([pixel, pixel, between]), shape, centre + shift)
         series.append(Series(name, contrast, grid, _expose(anatomy, grid, contrast, generator)))
     return series
-
-
-def _rotation(degrees: Vector) -> Vector:
-    """Rotation matrix about x, then y, then z."""
-    (cx, cy, cz), (sx, sy, sz) = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    return np.asarray(np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]]) @ about_y @ about_x)
 
 
 def _expose(anatomy: Anatomy, grid: Grid, contrast: int, generator: np.random.Generator) -> NDArray[np.uint16]:
