@@ -1,7 +1,7 @@
 """Annotations and series to cohort: six slices and a square box for every lesion slice, or the reason why not."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,6 @@ BEYOND_STACK = 0.6  # slice distances from the nearest slice; within a stack no 
 GAP = 1.5  # slice distances between two slices from which on one is missing between them
 
 Row = dict[Any, Any]
-Align = Callable[[Series, Series], Series]
-"""(T1W, T2W): the T1W series, its slices in order, moved into the T2W frame of reference; or raises ExclusionError."""
 
 
 class ExclusionError(Exception):
@@ -34,6 +32,11 @@ class ExclusionError(Exception):
     def __init__(self, item: str, reason: str, remedy: str) -> None:
         super().__init__(item, reason, remedy)
         self.row = {"item": item, "reason": reason, "remedy": remedy}
+
+
+Pairs = list[tuple[Series, Series]]
+Register = Callable[[Pairs], list[Series | ExclusionError]]
+"""(T1W, T2W) to the T1W series with its slices in order, moved into the T2W frame of reference, or why it cannot be."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,25 @@ class Cohort:
     excluded: pd.DataFrame
 
 
+def in_one_frame(pairs: Pairs) -> list[Series | ExclusionError]:
+    """Of each pair T1W as it is, where it shares its frame of reference with T2W."""
+    reason = "T1W and T2W do not share a frame of reference"
+    remedy = "write data.registration=rigid, or name a T1W series of the same examination in t1_series_uid"
+    return [t1 if _share_frame(t1, t2) else ExclusionError(t1.uid, reason, remedy) for t1, t2 in pairs]
+
+
 def build_cohort(
     reading: Reading,
     annotations: pd.DataFrame,
     excluded: Sequence[Mapping[str, str]] = (),
     *,
     leakage: Leakage = "stop",
-    align: Align | None = None,
+    register: Register = in_one_frame,
 ) -> Cohort:
     """Find the slices of every annotated lesion; a patient with any problem is excluded whole.
 
     Images belong to the patient whose annotated SOPInstanceUID lies in their study; PatientID plays no part.
-    `excluded` holds what is known before. With `align` the frames of reference of T1W and T2W may differ.
+    `excluded` holds what is known before.
 
     Raises:
         LeakageError: several patients share a study or series, and `leakage` is to stop.
@@ -69,12 +79,19 @@ def build_cohort(
     names = dict(zip(annotations.loc[usable.index, "patient_id"], usable["patient_id"], strict=True))
     earlier = [{**row, "patient_id": names.get(row["patient_id"], row["patient_id"])} for row in excluded]
     problems = [*earlier, *leaking, *contradictions(usable)]
-    found: list[tuple[Row, tuple[SliceHeader, ...]]] = []
+    lesions: list[tuple[_Lesion, Series]] = []
     for row in usable.drop_duplicates().to_dict("records"):
-        try:
-            found.append(_lesion_row(row, index, align))
-        except ExclusionError as problem:
-            problems.append({"patient_id": row["patient_id"], **problem.row})
+        with _excluding(row, problems):
+            lesion = _annotated_lesion(row, index)
+            lesions.append((lesion, _t1_series(lesion, index)))
+    pairs = {(id(t1), id(lesion.t2)): (t1, lesion.t2) for lesion, t1 in lesions}
+    moved = dict(zip(pairs, register(list(pairs.values())), strict=True))
+    found: list[tuple[Row, tuple[SliceHeader, ...]]] = []
+    for lesion, t1 in lesions:
+        with _excluding(lesion.row, problems):
+            if isinstance(aligned := moved[id(t1), id(lesion.t2)], ExclusionError):
+                raise aligned
+            found.append(_lesion_row(lesion, aligned, index))
     out = {problem["patient_id"] for problem in problems}
     kept = [(row, slices) for row, slices in found if row["patient_id"] not in out]
     return Cohort(
@@ -84,15 +101,12 @@ def build_cohort(
     )
 
 
-def series_pairs(reading: Reading, annotations: pd.DataFrame) -> list[tuple[Series, Series]]:
-    """The distinct pairs of T1W and T2W series that `build_cohort` hands to `align`."""
-    index, pairs = _Index(reading), {}
-    for row in annotations.to_dict("records"):
-        with suppress(ExclusionError):
-            lesion = _annotated_lesion(row, index)
-            t1 = _t1_series(row, lesion, index)
-            pairs[id(t1), id(lesion.t2)] = t1, lesion.t2
-    return list(pairs.values())
+@contextmanager
+def _excluding(row: Row, problems: list[dict[str, str]]) -> Iterator[None]:
+    try:
+        yield
+    except ExclusionError as problem:
+        problems.append({"patient_id": row["patient_id"], **problem.row})
 
 
 class _Index:
@@ -108,6 +122,10 @@ class _Index:
             self.of_study.setdefault(one.study_uid, []).append(one)
             self.of_slice |= {header.sop_instance_uid: (one, place) for place, header in enumerate(one.slices)}
 
+    def named_by(self, row: Row) -> list[Series]:
+        annotated = [self.of_slice[sop][0]] if (sop := row["sop_instance_uid"]) in self.of_slice else []
+        return [*annotated, *self.of_uid.get(row["t1_series_uid"], ())]
+
     def require_unambiguous(self, sop_instance_uid: str) -> None:
         if sop_instance_uid in self.conflicting:
             reason, remedy = "different images have this SOPInstanceUID", "leave the wrong one out of the folder"
@@ -116,8 +134,9 @@ class _Index:
 
 @dataclass(frozen=True)
 class _Lesion:
-    """A box drawn on one slice of a T2W series."""
+    """A row of annotations: a box drawn on one slice of a T2W series."""
 
+    row: Row
     t2: Series
     place: int
     box: Box
@@ -129,40 +148,29 @@ class _Lesion:
 
 def _shared_content(index: _Index, annotations: pd.DataFrame) -> list[SharedContent]:
     """Studies under several patients, and series where their studies do not tell already."""
-    users: dict[str, dict[str, dict[str, None]]] = {"study": {}, "series": {}}
-    for row in annotations.to_dict("records"):
-        named = [index.of_slice[sop][0]] if (sop := row["sop_instance_uid"]) in index.of_slice else []
-        for series in (*named, *index.of_uid.get(row["t1_series_uid"], ())):
-            for kind, uid in (("study", series.study_uid), ("series", series.uid)):
-                users[kind].setdefault(uid, {})[row["patient_id"]] = None
-    shared = [
-        SharedContent(uid, kind, tuple(patients))
-        for kind in users
-        for uid, patients in users[kind].items()
-        if len(patients) > 1
+    users = [
+        (row["patient_id"], series.study_uid, series.uid)
+        for row in annotations.to_dict("records")
+        for series in index.named_by(row)
     ]
-    known = {case.patients for case in shared if case.kind == "study"}
-    return [case for case in shared if case.kind == "study" or case.patients not in known]
+    table, shared = pd.DataFrame(users, columns=["patient_id", "study", "series"]), list[SharedContent]()
+    for kind in ("study", "series"):
+        told, patients_of = {case.patients for case in shared}, table.groupby(kind, sort=False)["patient_id"]
+        cases = [SharedContent(str(uid), kind, tuple(patients.unique())) for uid, patients in patients_of]
+        shared += [case for case in cases if len(case.patients) > 1 and case.patients not in told]
+    return shared
 
 
-def _lesion_row(row: Row, index: _Index, align: Align | None) -> tuple[Row, tuple[SliceHeader, ...]]:
-    lesion = _annotated_lesion(row, index)
-    t2 = lesion.t2
-    t1 = _t1_series(row, lesion, index)
-    if align:
-        t1 = align(t1, t2)
-    elif not _share_frame(t1, t2):
-        remedy = "write data.registration=rigid, or name a T1W series of the same examination in t1_series_uid"
-        raise ExclusionError(t1.uid, "T1W and T2W do not share a frame of reference", remedy)
+def _lesion_row(lesion: _Lesion, t1: Series, index: _Index) -> tuple[Row, tuple[SliceHeader, ...]]:
     slices, neighbours_note = _slices(t1, lesion)
     for header in slices:
         index.require_unambiguous(header.sop_instance_uid)
     box, side = square(lesion.box, lesion.header.pixel_spacing)
     was_square = max(lesion.box.x_min - box.x_min, lesion.box.y_min - box.y_min) <= SQUARE_TOLERANCE
     values = {
-        **{column: row[column] for column in ("patient_id", "label", "site", "sop_instance_uid")},
+        **{column: lesion.row[column] for column in ("patient_id", "label", "site", "sop_instance_uid")},
         "t1_series_uid": t1.uid,
-        "t2_series_uid": t2.uid,
+        "t2_series_uid": lesion.t2.uid,
         "box_side_mm": side,
         **{column: getattr(box, column) for column in BOX},
         "note": "; ".join(filter(None, ("" if was_square else "box made square", neighbours_note))),
@@ -188,7 +196,7 @@ def _annotated_lesion(row: Row, index: _Index) -> _Lesion:
         remedy += f", or write {t2.uid} in t2_series_uid to use it all the same"
         raise ExclusionError(sop, f"the annotated slice is not of a plain T2W series but {', '.join(unfit)}", remedy)
     _require_distinct_positions(t2)
-    lesion = _Lesion(t2, place, Box(*(row[column] for column in BOX)))
+    lesion = _Lesion(row, t2, place, Box(*(row[column] for column in BOX)))
     _check_box(lesion.box, lesion.header)
     return lesion
 
@@ -204,22 +212,24 @@ def _check_box(box: Box, header: SliceHeader) -> None:
     if box.x_max <= box.x_min or box.y_max <= box.y_min:
         raise ExclusionError(header.sop_instance_uid, f"{drawn} is empty or reversed", "redraw the box")
     if not _inside(np.array([[box.x_min, box.x_max], [box.y_min, box.y_max]]), header):
-        image = f"the image of {header.columns} columns and {header.rows} rows"
-        raise ExclusionError(
-            header.sop_instance_uid, f"{drawn} lies outside {image}", "redraw the box in pixels of the slice"
-        )
+        reason = f"{drawn} lies outside the image of {header.columns} columns and {header.rows} rows"
+        raise ExclusionError(header.sop_instance_uid, reason, "redraw the box in pixels of the slice")
 
 
-def _t1_series(row: Row, lesion: _Lesion, index: _Index) -> Series:
+def _t1_series(lesion: _Lesion, index: _Index) -> Series:
     """The named series, else the only plain sagittal T1W one of the study.
 
     Of several, and of several stacks of one series, those in the T2W frame of reference come first, then those that
     cover the lesion.
     """
-    t2 = lesion.t2
-    candidates = _named_t1(row, t2, index) if row["t1_series_uid"] else _plain_t1(t2, index)
+    t2, named = lesion.t2, lesion.row["t1_series_uid"]
+    candidates = _named_t1(named, t2, index) if named else _plain_t1(t2, index)
     aligned = [one for one in candidates if _share_frame(one, t2)]
-    covering = [one for one in aligned if _covers(one, lesion)] if len(aligned) > 1 else []
+    covering = []
+    for one in aligned:
+        with suppress(ExclusionError):
+            _covering_slice(one, lesion)
+            covering.append(one)
     fitting = covering or aligned or candidates
     if len(fitting) > 1:
         one_uid = len({one.uid for one in fitting}) == 1
@@ -229,11 +239,11 @@ def _t1_series(row: Row, lesion: _Lesion, index: _Index) -> Series:
     return fitting[0]
 
 
-def _named_t1(row: Row, t2: Series, index: _Index) -> list[Series]:
-    named = [one for one in index.of_uid.get(row["t1_series_uid"], ()) if one is not t2 and one.is_sagittal]
+def _named_t1(uid: str, t2: Series, index: _Index) -> list[Series]:
+    named = [one for one in index.of_uid.get(uid, ()) if one is not t2 and one.is_sagittal]
     if not named:
         reason = "no sagittal series beside the T2W one has this UID of t1_series_uid"
-        raise ExclusionError(row["t1_series_uid"], reason, "add its DICOM files or correct t1_series_uid")
+        raise ExclusionError(uid, reason, "add its DICOM files or correct t1_series_uid")
     return named
 
 
@@ -241,15 +251,15 @@ def _plain_t1(t2: Series, index: _Index) -> list[Series]:
     others = [one for one in index.of_study[t2.study_uid] if one.uid != t2.uid and "localizer" not in one.traits]
     sagittal = [one for one in others if one.weighting in ("T1W", None) and one.is_sagittal]
     weighted = [one for one in sagittal if one.weighting]
-    plain = [one for one in weighted if not one.traits]
-    if plain:
+    if plain := [one for one in weighted if not one.traits]:
         return plain
-    reason = "no plain sagittal T1W series in the study"
+    reason, remedy = (
+        "no plain sagittal T1W series in the study",
+        "add its DICOM files, or write the UID of the one to use",
+    )
     for what, series in (("", weighted), ("of unknown weighting: ", [one for one in sagittal if not one.weighting])):
         reason += f"; {what}{_listed(series)}" if series else ""
-    raise ExclusionError(
-        t2.study_uid, reason, "add its DICOM files, or write the UID of the one to use in t1_series_uid"
-    )
+    raise ExclusionError(t2.study_uid, reason, f"{remedy} in t1_series_uid")
 
 
 def _listed(series: list[Series]) -> str:
@@ -260,13 +270,6 @@ def _listed(series: list[Series]) -> str:
 
 def _share_frame(t1: Series, t2: Series) -> bool:
     return t1.frame_of_reference_uid == t2.frame_of_reference_uid != ""
-
-
-def _covers(t1: Series, lesion: _Lesion) -> bool:
-    with suppress(ExclusionError):
-        _covering_slice(t1, lesion)
-        return True
-    return False
 
 
 def _covering_slice(t1: Series, lesion: _Lesion) -> int:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from datasets.annotations import CohortError, read_annotations
-from datasets.cohort import Align, ExclusionError, build_cohort, series_pairs
-from datasets.dicom import Progress, Reading, Series, list_files, read_series
+from datasets.cohort import ExclusionError, build_cohort, in_one_frame
+from datasets.dicom import Progress, Series, list_files, read_series
 from datasets.ingest_rules import IngestRules
 from datasets.patches import FORMAT_VERSION, PatchStore, build_store
 from datasets.pseudonyms import pseudonymise
@@ -71,8 +70,9 @@ def ingest(
         left_out = ", ".join(f"{count} {reason}" for reason, count in reading.skipped.items())
         log.info("%d files, %d series; skipped: %s", len(files), len(reading.series), left_out or "none")
         boxes, undrawn = draw_boxes(table, reading.series)
-        align = _registered(reading, boxes, executor, progress) if rules.registration == "rigid" else None
-        cohort = build_cohort(reading, boxes, undrawn, leakage=rules.leakage, align=align)
+        report = progress and partial(progress, "registrations")
+        moved = partial(spread, executor, _register, report=report) if rules.registration == "rigid" else in_one_frame
+        cohort = build_cohort(reading, boxes, undrawn, leakage=rules.leakage, register=moved)
         store = build_store(cohort, rules, cache, executor, progress)
     ingested = Ingested(store, len(files), dict(reading.skipped), len(reading.series))
     if "unreadable file" not in reading.skipped:  # permissions change without a trace in size and time
@@ -109,27 +109,8 @@ def _remember(fingerprint: Path, ingested: Ingested) -> None:
     unfinished.replace(fingerprint)
 
 
-def _registered(reading: Reading, boxes: pd.DataFrame, executor: Executor, progress: Progress | None) -> Align:
-    """Register all pairs of series that the cohort may need; the result looks them up."""
-    pairs = series_pairs(reading, boxes)
-    results = spread(executor, _register, pairs, progress and partial(progress, "registrations"))
-    moved = {_key(*pair): result for pair, result in zip(pairs, results, strict=True)}
-
-    def align(t1: Series, t2: Series) -> Series:
-        result = moved[_key(t1, t2)]
-        if isinstance(result, str):
-            raise ExclusionError(t1.uid, result, "choose another T1W series in t1_series_uid")
-        return result
-
-    return align
-
-
-def _register(pair: tuple[Series, Series]) -> Series | str:
+def _register(pair: tuple[Series, Series]) -> Series | ExclusionError:
     try:
         return register(*pair)
     except RegistrationError as error:
-        return str(error)
-
-
-def _key(t1: Series, t2: Series) -> tuple[str, str]:
-    return t1.slices[0].sop_instance_uid, t2.slices[0].sop_instance_uid
+        return ExclusionError(pair[0].uid, str(error), "choose another T1W series in t1_series_uid")

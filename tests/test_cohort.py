@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from datasets.annotations import read_annotations
-from datasets.cohort import LESION_COLUMNS, Cohort, ExclusionError, build_cohort, series_pairs
+from datasets.cohort import LESION_COLUMNS, Cohort, ExclusionError, build_cohort
 from datasets.dicom import Reading, Series, SliceHeader
 from datasets.leakage import LeakageError
 from tests.mr_files import Stack, annotation, read_folder, study, tilted, write_stack
@@ -392,28 +392,25 @@ def shifted(t1: Series, t2: Series, millimetres: float = 0.0) -> Series:
 
 
 @pytest.mark.parametrize("frame", ["1.2.3.1.9", "5.5", ""])
-def test_with_alignment_the_moved_t1_series_is_used_whatever_its_frame(tmp_path: Path, frame: str) -> None:
+def test_the_registered_t1_series_is_used_whatever_its_frame(tmp_path: Path, frame: str) -> None:
     t2, t1 = study(1, frame_of_reference=frame, centre=(11.0, -20.0, 11.0))
     reading, table = reading_of(tmp_path, t2, t1), table_of(tmp_path, annotation("A", 1, t2, 3, BOX))
-    cohort = build_cohort(reading, table, align=lambda t1, t2: shifted(t1, t2, -8.0))
+    cohort = build_cohort(reading, table, register=lambda pairs: [shifted(t1, t2, -8.0) for t1, t2 in pairs])
     assert cohort.excluded.empty
     assert [header.position[0] for header in cohort.slices[0]] == [-1.0, 3.0, 7.0] * 2
 
 
-def test_an_aligned_series_must_cover_the_lesion_and_a_failed_one_excludes(tmp_path: Path) -> None:
+def test_a_registered_series_must_cover_the_lesion_and_a_failed_one_excludes(tmp_path: Path) -> None:
     t2, t1 = study(1, frame_of_reference="5.5")
     reading, table = reading_of(tmp_path, t2, t1), table_of(tmp_path, annotation("A", 1, t2, 3, BOX))
-    away = exclusion(build_cohort(reading, table, align=lambda t1, t2: shifted(t1, t2, 60.0)))
+    away = exclusion(build_cohort(reading, table, register=lambda pairs: [shifted(*pair, 60.0) for pair in pairs]))
     assert away["reason"] == "the lesion slice lies 48.0 mm from the nearest T1W slice"
-
-    def fail(t1: Series, _: Series) -> Series:
-        raise ExclusionError(t1.uid, "no overlap", "look at it")
-
-    failed = exclusion(build_cohort(reading, table, align=fail))
+    failure = ExclusionError(t1.uid, "no overlap", "look at it")
+    failed = exclusion(build_cohort(reading, table, register=lambda _: [failure]))
     assert (failed["item"], failed["reason"]) == (t1.uid, "no overlap")
 
 
-def test_series_pairs_are_those_that_are_aligned(tmp_path: Path) -> None:
+def test_each_pair_of_series_is_registered_once(tmp_path: Path) -> None:
     (t2, t1), (other_t2, other_t1), (alone, _) = study(1), study(2, frame_of_reference="5.5"), study(3)
     second = replace(t1, uid="1.7.1")
     rows = [annotation("A", 1, t2, index, BOX) for index in (2, 3)]
@@ -422,15 +419,13 @@ def test_series_pairs_are_those_that_are_aligned(tmp_path: Path) -> None:
     reading = reading_of(tmp_path, t2, t1, other_t2, other_t1, alone, second)
     asked: list[tuple[Series, Series]] = []
 
-    def align(t1: Series, t2: Series) -> Series:
-        asked.append((t1, t2))
-        return shifted(t1, t2)
+    def register(pairs: list[tuple[Series, Series]]) -> list[Series | ExclusionError]:
+        asked.extend(pairs)
+        return [shifted(*pair) for pair in pairs]
 
-    build_cohort(reading, table_of(tmp_path, *rows), align=align)
-    pairs = series_pairs(reading, table_of(tmp_path, *rows))
-    assert sorted((t1.uid, t2.uid) for t1, t2 in pairs) == sorted({(t1.uid, t2.uid) for t1, t2 in asked})
-    assert len(pairs) == 3
-    assert set(map(id, sum(pairs, ()))) == set(map(id, sum(asked, ())))
+    build_cohort(reading, table_of(tmp_path, *rows), register=register)
+    expected = [(t1.uid, t2.uid), (second.uid, t2.uid), (other_t1.uid, other_t2.uid)]
+    assert sorted((t1.uid, t2.uid) for t1, t2 in asked) == sorted(expected)
 
 
 def test_patient_with_two_labels_or_sites_is_excluded(tmp_path: Path) -> None:
