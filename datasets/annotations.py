@@ -42,7 +42,7 @@ def read_annotations(path: Path, labels: Mapping[str, int] = LABELS) -> pd.DataF
         CohortError: the file, a column or a value cannot be used, or a region's file does not exist.
     """
     codes = {"0": 0, "1": 1} | {composed(text).casefold(): code for text, code in labels.items()}
-    table = _read_texts(path)
+    table = _read_columns(path)
     table[["patient_id", "site", "label"]] = table[["patient_id", "site", "label"]].map(composed)
     _require(path, table["patient_id"], table["patient_id"] != "", "give a value")
     spellings = table.groupby(table["patient_id"].map(str.lower))["patient_id"]
@@ -62,27 +62,26 @@ def read_annotations(path: Path, labels: Mapping[str, int] = LABELS) -> pd.DataF
     return table.reset_index(drop=True)
 
 
-def _read_texts(path: Path) -> pd.DataFrame:
-    """All of COLUMNS as text; the index is the line on which the row begins."""
-    rows = read_rows(path)
-    _, header = rows.pop(0) if rows else (0, [])
-    if missing := [name for name in [*ALWAYS, *(ON_SLICE if "region" not in header else [])] if name not in header]:
-        found = ", ".join(map(quoted, header)) or "none"
+def _read_columns(path: Path) -> pd.DataFrame:
+    """All of COLUMNS as `read_texts` has them."""
+    table = read_texts(path)
+    if missing := [name for name in [*ALWAYS, *(ON_SLICE if "region" not in table else [])] if name not in table]:
+        found = ", ".join(quoted(str(name)) for name in table) or "none"
         raise CohortError(f"{path}: no column {', '.join(missing)}; the columns are {found}")
-    if twice := [name for name in COLUMNS if header.count(name) > 1]:
-        raise CohortError(f"{path}: several columns {', '.join(twice)}; remove all but one")
-    if not rows:
+    if table.empty:
         raise CohortError(f"{path}: no rows; add a row for every lesion slice")
-    if longer := [line for line, values in rows if any(values[len(header) :])]:
-        remedy = "write numbers with a decimal point, and texts that hold the separator in quotes"
-        raise CohortError(f"{path}, line {longer[0]}: cannot be read: more values than columns; {remedy}")
-    empty = dict.fromkeys(COLUMNS, "")
-    texts = {line: empty | dict(zip(header, values, strict=False)) for line, values in rows}
-    return pd.DataFrame(list(texts.values()), list(texts), COLUMNS, dtype=str)
+    return table.reindex(columns=COLUMNS, fill_value="")
 
 
-def read_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """The rows that are not blank, each with the line on which it begins."""
+def read_texts(path: Path) -> pd.DataFrame:
+    """A CSV file's cells as text without surrounding blanks; the index is the line on which the row begins.
+
+    Values are separated by comma, semicolon or tab, whichever the header has most of. Blank rows and columns without a
+    name are left out.
+
+    Raises:
+        CohortError: the file cannot be read, columns have the same name, or a row has more values than the header.
+    """
     rows, line = [], 1
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -94,7 +93,15 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
     except (OSError, ValueError, csv.Error) as error:
         why = f"line {line}: {error}" if isinstance(error, csv.Error) else " ".join(str(error).split())
         raise CohortError(f"{path}: cannot be read as CSV ({why}); give a comma-separated UTF-8 file") from error
-    return [(line, values) for line, values in rows if any(values)]
+    (_, header), *filled = [(line, values) for line, values in rows if any(values)] or [(1, [])]
+    if twice := [quoted(name) for name in header if name and header.count(name) > 1]:
+        raise CohortError(f"{path}: several columns {twice[0]}; remove all but one")
+    if longer := [line for line, values in filled if any(values[len(header) :])]:
+        remedy = "write numbers with a decimal point, and texts that hold the separator in quotes"
+        raise CohortError(f"{path}, line {longer[0]}: cannot be read: more values than columns; {remedy}")
+    cells = [[*values, *[""] * len(header)][: len(header)] for _, values in filled]
+    table = pd.DataFrame(cells, [line for line, _ in filled], header, dtype=str)
+    return table.loc[:, table.columns != ""]
 
 
 def composed(text: str) -> str:

@@ -29,12 +29,12 @@ class FeatureModel:
     probability: Array
 
 
-def read_features(path: Path) -> pd.DataFrame:
+def read_features(path: Path, cells: pd.DataFrame | None = None) -> pd.DataFrame:
     """features.csv -> (patients, features) of 1 = present, 0 = absent, nan = not noted, indexed by patient_id.
 
-    ValueError names the file, patient, feature and value.
+    `cells` are the file's where they were read otherwise. ValueError names the file, patient, feature and value.
     """
-    table = read_csv(path, {"patient_id": str})
+    table = read_csv(path, {"patient_id": str}) if cells is None else cells
     if "patient_id" not in table:
         raise ValueError(f"{path.name}: no column patient_id: add it")
     table = table.set_index("patient_id")

@@ -8,11 +8,11 @@ import logging
 from functools import partial
 from itertools import product
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from datasets.annotations import CohortError, composed, read_rows
+from datasets.annotations import CohortError, composed, read_texts
+from datasets.dicom import Progress
 from datasets.folds import make_site_split, make_split, read_split, shuffle_labels
 from datasets.ingest import Ingested, ingest
 from datasets.patches import PatchStore
@@ -60,17 +60,16 @@ def prepare_patches(settings: Settings) -> Ingested:
         CohortError: the annotations cannot be used, or patients leak into each other.
     """
     patient_tables(settings)  # bad ones are found before hours of compute
-    stages = _Stages()
+    progress = _log_quarters()
     root, annotations = settings.data.root, settings.data.annotations
     if phantom := settings.data.phantom:
         root = _phantom_folder(settings, phantom)
         annotations = root / "annotations.csv"
         if not root.exists():
             log.info("writing a synthetic cohort of %d patients to %s", phantom.patients, root)
-            write_phantom(root, phantom.patients, phantom.seed, progress=partial(stages, "phantom patients"))
-    if root is None or annotations is None:
-        raise SettingsError("data.root and data.annotations must name your files")
-    return ingest(root, annotations, settings.cache, settings.data, progress=stages)
+            write_phantom(root, phantom.patients, phantom.seed, progress=partial(progress, "phantom patients"))
+    assert root and annotations  # without a phantom, load_settings sees to it
+    return ingest(root, annotations, settings.cache, settings.data, progress=progress)
 
 
 def _phantom_folder(settings: Settings, phantom: Phantom) -> Path:
@@ -96,18 +95,9 @@ def patient_tables(settings: Settings) -> dict[str, pd.DataFrame]:
 
 def _patient_table(name: str, file: Path) -> pd.DataFrame:
     """The file's cells as text, read as annotations are, so that identifiers agree."""
-    (_, header), *rows = read_rows(file) or [(1, [""])]
+    table = read_texts(file).map(composed)
     try:
-        if len(set(header)) < len(header):
-            raise ValueError("two columns have the same name: remove one")
-        if longer := [line for line, values in rows if any(values[len(header) :])]:
-            raise ValueError(f"line {longer[0]}: more values than columns: write numbers with a decimal point")
-        cells = [[*values, *[""] * len(header)][: len(header)] for _, values in rows]
-        table = pd.DataFrame(cells, columns=header, dtype=str).map(composed)
-        with TemporaryDirectory() as folder:
-            copy = Path(folder, file.name)
-            copy.write_text(to_csv(table), encoding="utf-8")
-            PATIENT_TABLES[name](copy)
+        PATIENT_TABLES[name](file, table.mask(table == ""))
     except ValueError as error:
         raise SettingsError(f"evaluation.{name}={file}: {error}") from error
     return table[[column for column in table if name != "readers" or column in READER_COLUMNS]]
@@ -173,17 +163,16 @@ def require_patients(run: RunFolder, settings: Settings, store: PatchStore) -> N
     )
 
 
-class _Stages:
+def _log_quarters() -> Progress:
     """Logs the stages of long preparations, a line when one starts and for every quarter of it."""
+    seen: set[tuple[str, int]] = set()
 
-    def __init__(self) -> None:
-        self._last = ("", -1)
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        quarter = 4 * done // max(1, total)
-        if (stage, quarter) != self._last:
-            self._last = (stage, quarter)
+    def log_quarter(stage: str, done: int, total: int) -> None:
+        if (quarter := (stage, 4 * done // max(1, total))) not in seen:
+            seen.add(quarter)
             log.info("%s: %d of %d", stage, done, total)
+
+    return log_quarter
 
 
 def prepare_split(run: RunFolder, settings: Settings, store: PatchStore) -> pd.DataFrame:

@@ -9,13 +9,14 @@ from datasets.tables import read_csv
 from sweep.patient_metrics import THRESHOLD, Array
 
 
-def read_readers(path: Path) -> pd.DataFrame:
+def read_readers(path: Path, cells: pd.DataFrame | None = None) -> pd.DataFrame:
     """readers.csv -> patient_id, reader (text), call (1 = malignant, 0 = benign), score (nan where there is none).
 
     The file has `call` (0 or 1) or `score` (any number, higher = more malignant) or both. A call that is missing is
-    made at THRESHOLD, if the scores are probabilities. ValueError names the file, reader, patient and remedy.
+    made at THRESHOLD, if the scores are probabilities. `cells` are the file's where they were read otherwise.
+    ValueError names the file, reader, patient and remedy.
     """
-    table = read_csv(path, {"patient_id": str, "reader": str})
+    table = read_csv(path, {"patient_id": str, "reader": str}) if cells is None else cells
     absent = {"patient_id", "reader"} - set(table) or (
         {"call or score"} if not {"call", "score"} & set(table) else set()
     )

@@ -136,7 +136,7 @@ def test_lines_are_counted_as_an_editor_shows_them(tmp_path: Path) -> None:
         (f"{HEADER}\n,,,\n\n", ": no rows; add a row"),
         (HEADER.replace("label", "Label"), ": no column label; the columns are 'patient_id', 'Label'"),
         (f"sep=;\n{HEADER}\n1,1,1.2,1,2,3,4\n", ": no column patient_id"),
-        (f"{HEADER},label\n1,1,1.2,1,2,3,4,0\n", ": several columns label"),
+        (f"{HEADER},label\n1,1,1.2,1,2,3,4,0\n", ": several columns 'label'"),
         (f"{HEADER}\n1,1,1.2,1,2,3,4\n1,1,1.2,1,2,3,4,5\n", ", line 3: cannot be read: more values than columns"),
         (f"{HEADER}\n1,1,1.2,1,2,3,4,5\n", ", line 2: cannot be read: more values than columns"),
         (f"{HEADER}\n1,1,1.2,1,2,3\n", ", line 2: y_max is ''"),

@@ -206,10 +206,13 @@ def test_readers_that_are_no_longer_given_leave_the_run_folder(tmp_path: Path) -
         ("patient_id,reader\np,A\n", r"mine\.csv: no column call or score: add it"),
         ("patient_id,reader,call\np,A,maybe\n", r"reader A, patient p \(call maybe, .* needs a call of 0 or 1"),
         ("patient_id,reader,call\np,A,1\n p,A,0\n", "has two rows: keep one"),
-        ("patient_id,reader,score\np,A,0,7\n", "mine.csv: line 2: more values than columns: write numbers"),
+        (
+            "patient_id,reader,score\np,A,0,7\n",
+            "mine.csv, line 2: cannot be read: more values than columns; write numbers",
+        ),
         ("", r"evaluation\.readers=.*mine\.csv: no column patient_id, reader: add it"),
         ('patient_id,reader,call\n"p', "cannot be read as CSV"),
-        ("patient_id,reader,call,call\np,A,1,0\n", r"mine\.csv: two columns have the same name: remove one"),
+        ("patient_id,reader,call,call\np,A,1,0\n", r"mine\.csv: several columns 'call'; remove all but one"),
     ],
 )
 def test_readers_that_cannot_be_used_stop_before_anything_is_written(tmp_path: Path, text: str, problem: str) -> None:
