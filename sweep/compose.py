@@ -173,6 +173,7 @@ def _check_space(settings: Settings) -> None:
             raise SettingsError(f"search.space.{name}: has no numbers in between; write {{choices: [...]}}")
         if setting_type(name) is int and span.choices is None and not _is_whole(span.low, span.high, span.step):
             raise SettingsError(f"search.space.{name}: takes whole numbers; write whole low, high and step")
+        _check_condition(settings, name, span)
     own = settings.own_values()
     for name, span in settings.search.space.items():
         for value in span.ends():
@@ -183,11 +184,24 @@ def _check_space(settings: Settings) -> None:
                 f"configuration 0 takes the setting's own value, so write one inside, e.g. {name}={span.example}"
             )
     _check_configuration(settings, "input.context", settings.input.context)
+    if settings.search.max_hours and settings.search.deterministic:
+        raise SettingsError("search.max_hours: the clock is no function of the seed; write search.max_folds, or null")
     if not settings.search.space and settings.search.configurations > 1:
         count = settings.search.configurations
         raise SettingsError(
             f"search.configurations={count}: nothing is searched, so write 1, or give search.space a range"
         )
+
+
+def _check_condition(settings: Settings, name: str, span: Range) -> None:
+    space = settings.search.space
+    for other, allowed in span.when.items():
+        choices = () if other not in space or space[other].when else space[other].choices or ()
+        if strange := [value for value in allowed if value not in choices] or not allowed:
+            told = f"search.space.{name}.when: {other} is never {strange}"
+            raise SettingsError(f"{told}; write choices of a searched setting without `when`, here {list(choices)}")
+    if span.when and settings.search.sampler == "GridSampler":
+        raise SettingsError(f"search.space.{name}.when: a grid knows no conditions; write search.sampler=TPESampler")
 
 
 def _check_evaluation(settings: Settings) -> None:

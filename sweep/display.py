@@ -46,8 +46,12 @@ class Display:
             self.draw()
             self._live.stop()
 
-    def finished(self, candidate: Candidate, fold: int) -> None:
-        """Log the outcome of a fold; where the table shows it, to the log file alone."""
+    def finished(self, candidate: Candidate, fold: int) -> list[Candidate]:
+        """Log the outcome of a fold; where the table shows it, to the log file alone.
+
+        Returns:
+            The configurations that are dropped since the last call.
+        """
         if fold in candidate.fold_aucs:
             outcome = f"AUC {candidate.fold_aucs[fold]:.3f}"
         else:
@@ -55,11 +59,15 @@ class Display:
             outcome = f"{again} ({candidate.last_failure})"
         level = logging.DEBUG if self._live else logging.INFO
         log.log(level, "configuration %d fold %d: %s · %s", candidate.number, fold, outcome, self.summary())
-        for dropped in self._search.candidates:
-            if dropped.why_dropped and dropped.number not in self._reported:
-                self._reported.add(dropped.number)
-                folds = f"after {len(dropped.fold_aucs)} of {dropped.folds} folds"
-                log.log(level, "configuration %d is dropped %s: %s", dropped.number, folds, dropped.why_dropped)
+        fresh = [c for c in self._search.candidates if c.why_dropped and c.number not in self._reported]
+        self._reported |= {dropped.number for dropped in fresh}
+        for dropped in fresh:
+            folds = f"after {len(dropped.fold_aucs)} of {dropped.folds} folds"
+            reason = f"configuration {dropped.number} is dropped {folds}: {dropped.why_dropped}"
+            log.log(level, reason)
+            if self._live:  # above the table, which has no room for the dropped of a long sweep
+                self._console.print(reason, style="dim", highlight=False)
+        return fresh
 
     def summary(self) -> str:
         """'13 of 40 folds · best 0.934 (configuration 1) · 02:05 elapsed, about 03:10 left'."""
@@ -67,7 +75,8 @@ class Display:
         best, dropped = self._search.best, [c for c in self._search.candidates if c.state == "pruned"]
         done, total = self._done(), self._total * folds - sum(folds - len(c.fold_aucs) for c in dropped)
         leader = f"best {best.mean_fold_auc:.3f} (configuration {best.number})" if best else "no configuration complete"
-        leader += f" · {len(dropped)} dropped" if dropped else ""
+        racing = sum(candidate.state == "running" for candidate in self._search.candidates)
+        leader += f" · {racing} in the race, {len(dropped)} dropped" if dropped else ""
         return f"{done} of {total} folds · {leader} · {_clock(self._elapsed())} elapsed{self._remaining(done, total)}"
 
     def _done(self) -> int:

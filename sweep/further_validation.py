@@ -110,6 +110,7 @@ def _with_seed(settings: Settings, kind: str, number: int, chosen: int) -> Setti
     if chosen:
         no_race = settings.search.racing.model_copy(update={"strategy": "none"})
         everything = {"configurations": chosen, "racing": no_race, "deterministic": False}
+        everything |= {"max_folds": None, "max_hours": None}
         own["search"] = settings.search.model_copy(update=everything)
     return settings.model_copy(update=own)
 

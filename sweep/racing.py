@@ -6,8 +6,9 @@ configurations see the folds in one shared order, so any two are compared on the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -67,12 +68,14 @@ class Verdict:
 
     drops: list[Drop]
     value: Array
-    """(C,): of one more fold of each configuration, in any unit; only their order counts."""
+    """(C,): of one more fold of each configuration, in any unit; only their order counts; -inf: it gets none."""
     folds: Array
     """(K,): columns in the order in which they are to be trained."""
 
 
 Strategy = Callable[[Evidence, float], Verdict]
+Rule = Callable[[Evidence, int, int, float], Drop | None]
+"""Of the evidence, the leader's row, an unfinished configuration's row and alpha: why that one is dropped, if it is."""
 
 
 def fold_influence(malignant: Array, benign: Array) -> tuple[Array, Array]:
@@ -85,104 +88,79 @@ def fold_influence(malignant: Array, benign: Array) -> tuple[Array, Array]:
     return first, second
 
 
-def none(evidence: Evidence, alpha: float) -> Verdict:  # noqa: ARG001
+def none(evidence: Evidence, leader: int, row: int, alpha: float) -> Drop | None:  # noqa: ARG001
     """Every configuration gets all folds."""
-    return _one_after_the_other(evidence, [])
+    return None
 
 
-def paired(evidence: Evidence, alpha: float) -> Verdict:
+def paired(evidence: Evidence, leader: int, row: int, alpha: float) -> Drop | None:
     """Drop what is below the leader by a one-sided test of the paired difference on the folds that both have.
 
     After m of K folds the standard error is sqrt(s²/m · (1 - m/K)), s² the mean over these folds of the within-fold
     variance of the paired difference. The correction for a finite population (Cochran, Sampling Techniques, 1977,
     section 2.6) is due because the comparison to be predicted is of these K folds.
     """
-    leader = evidence.leader
-    if leader is None:
-        return _one_after_the_other(evidence, [])
-    of_fold = _paired_variance(evidence, leader)
-    done, folds = evidence.done.sum(axis=1), evidence.auc.shape[1]
-    drops = []
-    for row in _challengers(evidence):
-        shared = evidence.done[row]
-        difference = float((evidence.auc[row] - evidence.auc[leader])[shared].mean())
-        error = np.sqrt(of_fold[row, shared].mean() / done[row] * (1 - done[row] / folds))
-        if difference + ndtri(1 - alpha) * error < 0:
-            drops.append(_drop(row, leader, difference, error, "paired difference on the folds done"))
-    return _one_after_the_other(evidence, drops)
+    shared = evidence.done[row]
+    done, folds = shared.sum(), len(shared)
+    difference = float((evidence.auc[row] - evidence.auc[leader])[shared].mean())
+    variance = _paired_variance(evidence, leader, [row])[0, shared].mean()
+    error = np.sqrt(variance / done * (1 - done / folds))
+    if difference + ndtri(1 - alpha) * error >= 0:
+        return None
+    return _drop(row, leader, difference, error, "paired difference on the folds done")
 
 
-def lossless(evidence: Evidence, alpha: float) -> Verdict:  # noqa: ARG001
+def lossless(evidence: Evidence, leader: int, row: int, alpha: float) -> Drop | None:  # noqa: ARG001
     """Drop only what stays below the leader even with AUC 1 in every fold left; the leader's hardest folds first."""
-    leader = evidence.leader
-    if leader is None:
-        return _one_after_the_other(evidence, [])
-    best_case = np.where(evidence.done, evidence.auc, 1).mean(axis=1) - evidence.auc[leader].mean()
-    worst_case = np.where(evidence.done, evidence.auc, 0).mean(axis=1) - evidence.auc[leader].mean()
-    drops = [
-        Drop(
-            row, leader, float(best_case[row]), float(worst_case[row]), float(best_case[row]), "best case of all folds"
-        )
-        for row in _challengers(evidence)
-        if best_case[row] < -1e-12 or (best_case[row] < 1e-12 and row > leader)
-    ]
-    return _one_after_the_other(evidence, drops, np.argsort(evidence.auc[leader], kind="stable"))
+    best, worst = (float(np.where(evidence.done[row], evidence.auc[row], rest).mean()) for rest in (1, 0))
+    mean = float(evidence.auc[leader].mean())
+    if best > mean + 1e-12 or (best > mean - 1e-12 and row < leader):
+        return None
+    return Drop(row, leader, best - mean, worst - mean, best - mean, "best case of all folds")
 
 
-def wilcoxon(evidence: Evidence, alpha: float) -> Verdict:
+def wilcoxon(evidence: Evidence, leader: int, row: int, alpha: float) -> Drop | None:
     """Optuna's WilcoxonPruner: a one-sided signed-rank test over the folds that both have, two at least."""
-    leader = evidence.leader
-    if leader is None:
-        return _one_after_the_other(evidence, [])
-    drops = []
-    for row in _challengers(evidence):
-        difference = (evidence.auc[row] - evidence.auc[leader])[evidence.done[row]]
-        below = np.nanmean(evidence.auc[row]) < evidence.auc[leader].mean()
-        if below and len(difference) >= 2 and difference.any():
-            p = signed_rank_test(difference, alternative="less", zero_method="zsplit").pvalue
-            if p < alpha:
-                error = difference.std(ddof=1) / np.sqrt(len(difference))
-                drops.append(_drop(row, leader, float(difference.mean()), error, f"signed-rank test, p = {p:.3f}"))
-    return _one_after_the_other(evidence, drops)
+    difference = (evidence.auc[row] - evidence.auc[leader])[evidence.done[row]]
+    above = np.nanmean(evidence.auc[row]) >= evidence.auc[leader].mean()
+    if above or len(difference) < 2 or not difference.any():
+        return None
+    p = signed_rank_test(difference, alternative="less", zero_method="zsplit").pvalue
+    error = difference.std(ddof=1) / np.sqrt(len(difference))
+    return _drop(row, leader, float(difference.mean()), error, f"signed-rank test, p = {p:.3f}") if p < alpha else None
 
 
-def forgiving(evidence: Evidence, alpha: float) -> Verdict:  # noqa: ARG001
+def forgiving(evidence: Evidence, leader: int, row: int, alpha: float) -> Drop | None:  # noqa: ARG001
     """Drop what on average is below the leader's worst fold (Bergman et al. 2024, arXiv 2405.03389)."""
-    leader = evidence.leader
+    gap = float(np.nanmean(evidence.auc[row]) - evidence.auc[leader].min())
+    return _drop(row, leader, gap, 0.0, "mean below the leader's worst fold") if gap < 0 else None
+
+
+def against_leader(rule: Rule, evidence: Evidence, alpha: float) -> Verdict:
+    """One configuration after the other gets its folds; once one is complete, the rule judges all begun ones by it."""
+    rows, columns = evidence.auc.shape
+    value, folds, leader = -np.arange(rows, dtype=float), np.arange(columns), evidence.leader
     if leader is None:
-        return _one_after_the_other(evidence, [])
-    worst = evidence.auc[leader].min()
-    means = {row: float(np.nanmean(evidence.auc[row]) - worst) for row in _challengers(evidence)}
-    drops = [
-        Drop(row, leader, gap, gap, gap, "mean below the leader's worst fold") for row, gap in means.items() if gap < 0
-    ]
-    return _one_after_the_other(evidence, drops)
+        return Verdict([], value, folds)
+    begun = evidence.alive & evidence.done.any(axis=1) & ~evidence.done.all(axis=1)
+    drops = [rule(evidence, leader, int(row), alpha) for row in np.flatnonzero(begun)]
+    if rule is lossless:
+        folds = np.argsort(evidence.auc[leader], kind="stable")
+    return Verdict([drop for drop in drops if drop], value, folds)
 
 
 def halving(evidence: Evidence, alpha: float) -> Verdict:  # noqa: ARG001
     """Successive halving over folds, 2 of ten, 5, all: each rung keeps the share that evens out the rungs' folds."""
-    rows, folds = len(evidence.auc), evidence.auc.shape[1]
-    done = evidence.done.sum(axis=1)
-    drops: list[Drop] = []
+    rows, folds = evidence.auc.shape
+    done, alive, drops = evidence.done.sum(axis=1), evidence.alive, []
     rungs = [max(1, round(share * folds)) for share in (0.2, 0.5, 1.0)]
     for rung, following in pairwise(rungs):
-        at_rung = np.flatnonzero(evidence.alive & (done >= rung))
         keep = max(1, round(rows * rungs[0] / following))
-        if evidence.last and (done[evidence.alive] >= rung).all() and len(at_rung) > keep:
-            means = evidence.auc[at_rung, :rung].mean(axis=1)
-            order = at_rung[np.argsort(-means, kind="stable")]
-            gaps = evidence.auc[order, :rung].mean(axis=1) - means.max()
-            drops = [
-                Drop(
-                    int(row),
-                    int(order[0]),
-                    float(gap),
-                    float(gap),
-                    float(gap),
-                    f"not among the best {keep} after {rung} folds",
-                )
-                for row, gap in zip(order[keep:], gaps[keep:], strict=True)
-            ]
+        if evidence.last and (done[alive] >= rung).all() and alive.sum() > keep:
+            mean = np.where(alive, np.nan_to_num(evidence.auc[:, :rung].mean(axis=1)), -1)
+            first, *others = (int(row) for row in np.argsort(-mean, kind="stable")[: alive.sum()])
+            why = f"not among the best {keep} after {rung} folds"
+            drops = [_drop(row, first, float(mean[row] - mean[first]), 0.0, why) for row in others[keep - 1 :]]
             break
     return Verdict(drops, -done - np.arange(rows) / rows, np.arange(folds))
 
@@ -199,25 +177,44 @@ def posterior(evidence: Evidence, alpha: float) -> Verdict:
     reference = evidence.leader
     if reference is None:
         reference = int(np.argmax(np.where(evidence.alive, predicted_means(evidence.auc)[0], -1)))
-    mean, factor, own = predicted_means(evidence.auc, _sampling_variance(evidence, reference))
-    leader = int(np.argmax(np.where(evidence.alive & evidence.done.any(axis=1), mean, -1)))
-    contrast = factor - factor[leader]
-    error = np.sqrt(np.maximum(own + own[leader] + (contrast**2).sum(axis=1), 1e-18))
-    above = np.where(evidence.complete, 0.0, ndtr((mean - mean[leader]) / error))
+    prediction = predicted_means(evidence.auc, _sampling_variance(evidence, reference))
+    leader = int(np.argmax(np.where(evidence.alive & evidence.done.any(axis=1), prediction[0], -1)))
+    difference, error = _differences(prediction, leader)
+    above = np.where(evidence.complete, 0.0, ndtr(difference / error))
     above[leader] = 0.0 if evidence.complete[leader] else 1.0
-    drops: list[Drop] = []
+    drops = []
     if evidence.complete[leader]:
-        rows = [row for row in np.argsort(above, kind="stable") if not evidence.done[row].all()]
+        rows = np.array([row for row in np.argsort(above, kind="stable") if not evidence.done[row].all()], int)
         finished = evidence.last and above.sum() <= alpha
-        risk = np.cumsum(above[rows])
+        sure = evidence.alive[rows] & evidence.done[rows].any(axis=1)
+        sure &= finished | (np.cumsum(above[rows]) <= alpha * EARLY_SHARE)
         drops = [
-            _drop(
-                int(row), leader, float(mean[row] - mean[leader]), float(error[row]), f"chance to win {above[row]:.2g}"
-            )
-            for row, sum_of_risks in zip(rows, risk, strict=True)
-            if evidence.alive[row] and evidence.done[row].any() and (finished or sum_of_risks <= alpha * EARLY_SHARE)
+            _drop(int(row), leader, float(difference[row]), float(error[row]), f"chance to win {above[row]:.2g}")
+            for row in rows[sure]
         ]
     return Verdict(drops, above, np.arange(evidence.auc.shape[1]))
+
+
+def out_of_budget(evidence: Evidence, why: str) -> Verdict:
+    """Only one configuration gets folds yet, so that one is complete; all others without all folds are dropped."""
+    value, folds = np.full(len(evidence.auc), -np.inf), np.arange(evidence.auc.shape[1])
+    if not evidence.done.any():
+        return Verdict([], value, folds)
+    prediction, leader = predicted_means(evidence.auc), evidence.leader
+    if leader is None:  # the most folds, of equals the highest prediction
+        leader = int(np.argmax(np.where(evidence.alive, evidence.done.sum(axis=1) + prediction[0] / 2, -1)))
+    difference, error = _differences(prediction, leader)
+    value[leader] = 1
+    rows = np.flatnonzero(evidence.alive & ~evidence.complete & (value < 0))
+    drops = [_drop(int(row), leader, float(difference[row]), float(error[row]), why) for row in rows]
+    return Verdict(drops, value, folds)
+
+
+def _differences(prediction: tuple[Array, Array, Array], leader: int) -> tuple[Array, Array]:
+    """(C,) predicted differences to the leader and their standard errors, from predicted_means."""
+    mean, factor, own = prediction
+    variance = own + own[leader] + ((factor - factor[leader]) ** 2).sum(axis=1)
+    return mean - mean[leader], np.sqrt(np.maximum(variance, 1e-18))
 
 
 def _sampling_variance(evidence: Evidence, reference: int) -> Array:
@@ -230,9 +227,9 @@ def _sampling_variance(evidence: Evidence, reference: int) -> Array:
     return np.asarray((squares + 2 * typical) / (folds + 2) / 2)
 
 
-def _paired_variance(evidence: Evidence, reference: int) -> Array:
-    """(C, K): DeLong's variance of each fold's paired difference to `reference`, where both have the fold."""
-    squares = (evidence.influence - evidence.influence[reference]) ** 2
+def _paired_variance(evidence: Evidence, reference: int, rows: Sequence[int] | slice = slice(None)) -> Array:
+    """(rows, K): DeLong's variance of each fold's paired difference to `reference`, where both have the fold."""
+    squares = (evidence.influence[rows] - evidence.influence[reference]) ** 2
     return np.asarray(squares @ (evidence.fold[:, None] == np.arange(evidence.auc.shape[1])))
 
 
@@ -261,14 +258,14 @@ def predicted_means(auc: Array, least: Array | float = 0.0) -> tuple[Array, Arra
         noise = np.maximum(within, least) + np.zeros(len(auc))
         shrink = between / (noise + between * count)
         # Fold effects with t integrated out; their prior, a standard deviation of 0.1, matters to unseen folds alone.
-        weighted = done / noise[:, None]
-        precision = np.diag(weighted.sum(axis=0)) - (weighted * shrink[:, None]).T @ done + np.eye(folds) / 0.01
-        right = (known / noise[:, None]).sum(axis=0) - weighted.T @ (shrink * totals) + overall / 0.01
+        weight = 1 / noise
+        precision = np.diag(weight @ done) - (done * (weight * shrink)[:, None]).T @ done + np.eye(folds) / 0.01
+        right = weight @ known - (weight * shrink * totals) @ done + overall / 0.01
         covariance = np.linalg.inv(precision)
         effect = covariance @ right
         ability = shrink * (totals - done @ effect)
         uncertain = noise * shrink
-        squares = (done * (known - effect - ability[:, None]) ** 2).sum() + (count * uncertain).sum()
+        squares = ((known - done * (effect + ability[:, None])) ** 2).sum() + (count * uncertain).sum()
         within = max(float(squares / done.sum()), 1e-6)
         between = max(float((ability**2 + uncertain)[count > 0].mean()), 1e-6)
     left = folds - count
@@ -279,21 +276,12 @@ def predicted_means(auc: Array, least: Array | float = 0.0) -> tuple[Array, Arra
 
 
 STRATEGIES: Mapping[str, Strategy] = {
-    function.__name__: function for function in (posterior, paired, lossless, wilcoxon, forgiving, halving, none)
+    "posterior": posterior,
+    "halving": halving,
+    **{rule.__name__: partial(against_leader, rule) for rule in (none, paired, lossless, wilcoxon, forgiving)},
 }
-
-
-def _challengers(evidence: Evidence) -> list[int]:
-    """Rows with some folds, but not all, that are not dropped."""
-    begun = evidence.alive & evidence.done.any(axis=1) & ~evidence.done.all(axis=1)
-    return [int(row) for row in np.flatnonzero(begun)]
 
 
 def _drop(row: int, against: int, difference: float, error: float, why: str) -> Drop:
     half = float(ndtri(0.975) * error)
     return Drop(row, against, difference, difference - half, difference + half, why)
-
-
-def _one_after_the_other(evidence: Evidence, drops: list[Drop], folds: Array | None = None) -> Verdict:
-    rows, columns = evidence.auc.shape
-    return Verdict(drops, -np.arange(rows, dtype=float), np.arange(columns) if folds is None else folds)

@@ -112,8 +112,8 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
     with Display(search, settings.search.configurations, tracker.epochs) as display:
 
         def on_event(candidate: Candidate, fold: int) -> None:
-            display.finished(candidate, fold)
-            _track_finished(tracker, ledger, candidate, settings)
+            for changed in (candidate, *display.finished(candidate, fold)):
+                _track_finished(tracker, ledger, changed, settings)
             if candidate.is_complete or candidate.failures:
                 write_tables(run, ledger, search.candidates, settings.evaluation)
                 seal(run.journal)
@@ -182,6 +182,7 @@ def _track_finished(tracker: Tracker, ledger: Ledger, candidate: Candidate, sett
     curves = {fold: ledger.curve(candidate.unit(fold)) for fold in sorted(candidate.fold_aucs)}
     for fold, curve in curves.items():
         tracker.finish_fold(candidate.number, fold, curve, candidate.fold_aucs[fold])
+    tracker.follow_race(candidate.number, list(candidate.fold_aucs.values()), candidate.why_dropped)
     if candidate.is_complete:
         patients = per_patient(candidate_predictions(ledger, candidate), settings.evaluation.slices)
         tracker.finish_configuration(candidate.number, candidate.values, list(curves.values()), patients)

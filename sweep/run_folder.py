@@ -24,7 +24,7 @@ from sweep.patient_metrics import THRESHOLD, Array, auc, placements
 from sweep.predictions import COLUMNS, arrays, configuration_figures, per_patient
 from sweep.racing import fold_influence
 from sweep.search import Candidate, Search
-from sweep.settings import Evaluation, Settings, SettingsError
+from sweep.settings import Evaluation, Resources, Settings, SettingsError
 from sweep.slices import Rule
 
 # Columns of configurations.csv before those of the searched settings.
@@ -124,7 +124,14 @@ def open_search(settings: Settings, study: Study, ledger: Ledger, folds: int) ->
     """A search over the ledger's split, which scores patients by the settings' rule."""
     rule = settings.evaluation.slices
     score, influence = partial(held_out_auc, ledger, rule=rule), partial(held_out_influence, ledger, rule=rule)
-    return Search(settings, study, ledger, folds, score, influence)
+    hours = partial(device_hours, ledger, settings.resources)
+    return Search(settings, study, ledger, folds, score, influence, hours)
+
+
+def device_hours(ledger: Ledger, resources: Resources, unit: Unit) -> float:
+    """A finished unit's part of its GPU's time, in hours; on CPUs of its worker's."""
+    seconds = json.loads((ledger.finished(unit) / "result.json").read_text())["seconds"]
+    return float(seconds) / 3600 * (resources.gpus_per_fold or 1) / (resources.folds_per_pack or 1)
 
 
 def held_out_auc(ledger: Ledger, unit: Unit, rule: Rule = "max") -> float:

@@ -16,8 +16,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.ledger import Ledger, Unit
-from sweep.proposals import distribution, sampler
-from sweep.racing import STRATEGIES, Array, Drop, Evidence, Verdict
+from sweep.proposals import propose, used_up
+from sweep.racing import STRATEGIES, Array, Drop, Evidence, Verdict, out_of_budget
 from sweep.settings import Configuration, Settings, Value
 
 Score = Callable[[Unit], float]
@@ -89,6 +89,7 @@ class Search:
         folds: int,
         score: Score,
         influence: Influence | None = None,
+        hours: Score = lambda _: 0.0,
     ) -> None:
         """Args:
         settings: of the sweep.
@@ -97,10 +98,10 @@ class Search:
         folds: how many the split has.
         score: the held-out patients' AUC of a finished unit; nan where they are of one class only.
         influence: their influence on it (racing.fold_influence); the strategies `posterior` and `paired` ask for it.
+        hours: of a device, that a finished unit took.
         """
         self._settings, self._study, self._ledger, self._folds, self._score = settings, study, ledger, folds, score
-        self._influence = cache(influence) if influence else None
-        self._space = {name: distribution(name, span) for name, span in settings.search.space.items()}
+        self._influence, self._hours = cache(influence) if influence else None, cache(hours)
         self._recorded = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
         self._order = [int(fold) for fold in np.random.default_rng(settings.seed).permutation(folds)]
         if settings.search.racing.strategy == "none":
@@ -154,7 +155,20 @@ class Search:
 
     @property
     def _may_ask(self) -> bool:
-        return len(self.candidates) < self._settings.search.configurations
+        return len(self.candidates) < self._settings.search.configurations and not self._spent()
+
+    def _spent(self) -> str:
+        """The budget that is used up, units in training included, or "" while there is some left."""
+        asked = self._settings.search
+        if not (asked.max_folds or asked.max_hours):
+            return ""
+        done = {candidate.unit(fold) for candidate in self.candidates for fold in candidate.fold_aucs}
+        return used_up(asked, len(done | self._under_way()), sum(map(self._hours, done)))
+
+    def _under_way(self) -> set[Unit]:
+        # Two configurations may be equal where few values can be chosen: one unit, trained once.
+        running = {candidate.unit(fold) for candidate in self.candidates for fold in candidate.running}
+        return running | {candidate.unit(fold) for candidate, fold in self._wave}
 
     def _go_on(self) -> None:
         if not self._settings.search.deterministic:
@@ -186,10 +200,7 @@ class Search:
         self._wave = [unit for unit in self._wave if fold not in unit[0].fold_aucs or unit[1] != fold]
 
     def _choose(self) -> tuple[Candidate, int] | None:
-        verdict, columns = self._verdict(), self._columns()
-        # Two configurations may be equal where few values can be chosen: one unit, trained once.
-        taken = {candidate.unit(fold) for candidate in self.candidates for fold in candidate.running}
-        taken |= {candidate.unit(fold) for candidate, fold in self._wave}
+        verdict, columns, taken = self._verdict(), self._columns(), self._under_way()
         order = [columns[column] for column in verdict.folds]
         order += [fold for fold in self._order if fold not in order]
         for row in self._by_worth(verdict.value, taken):
@@ -216,7 +227,7 @@ class Search:
             and worth.max() > 0
         ):
             worth[-1] = np.inf
-        return [int(row) for row in np.argsort(-worth, kind="stable")]
+        return [int(row) for row in np.argsort(-worth, kind="stable") if worth[row] > -np.inf]
 
     def _judge(self) -> None:
         for drop in self._verdict().drops:
@@ -229,6 +240,8 @@ class Search:
     def _verdict(self) -> Verdict:
         racing = self._settings.search.racing
         begun = any(candidate.fold_aucs for candidate in self.candidates)
+        if spent := self._spent():
+            return out_of_budget(self._evidence(), spent)
         return STRATEGIES[racing.strategy if begun else "none"](self._evidence(), racing.alpha)
 
     def _columns(self) -> list[int]:
@@ -247,31 +260,23 @@ class Search:
     def _influences(self, columns: list[int], rows: int) -> tuple[Array, Array]:
         if self._settings.search.racing.strategy not in ("posterior", "paired") or self._influence is None:
             return np.zeros((rows, 0)), np.zeros(0, int)
-        known: list[list[Array | None]] = [
-            [self._influence(c.unit(fold)) if fold in c.fold_aucs else None for c in self.candidates]
-            for fold in columns
-        ]
-        sizes = [next((len(one) for one in of_fold if one is not None), 0) for of_fold in known]
-        influence = np.zeros((rows, sum(sizes)))
-        ends = np.cumsum(sizes)
-        for of_fold, size, end in zip(known, sizes, ends, strict=True):
-            for row, one in enumerate(of_fold):
-                influence[row, end - size : end] = 0 if one is None else one
-        return influence, np.repeat(np.arange(len(columns)), sizes)
+        done = {(c.number, fold): self._influence(c.unit(fold)) for c in self.candidates for fold in c.fold_aucs}
+        sizes = {fold: len(one) for (_, fold), one in done.items()}
+        fold_of = np.repeat(columns, [sizes.get(fold, 0) for fold in columns])
+        influence = np.zeros((rows, len(fold_of)))
+        for (row, fold), one in done.items():
+            influence[row, fold_of == fold] = one if fold in columns else 0
+        return influence, np.argmax(fold_of[:, None] == np.array(columns), axis=1)
 
     def _ask(self) -> Candidate:
         number = len(self.candidates)
         if number < len(self._recorded):  # deterministic, resumed
             return self._candidate(self._recorded[number])
-        # For the proposal alone: a grid's sampler would end the study when it hears of its last point.
-        told, self._study.sampler = self._study.sampler, sampler(self._settings, number)
-        trial = self._study.ask(self._space)
-        self._study.sampler = told
-        return self._candidate(trial)
+        return self._candidate(propose(self._study, self._settings, number))
 
     def _candidate(self, trial: optuna.Trial | FrozenTrial) -> Candidate:
-        configuration = self._settings.configuration(trial.params)
-        candidate = Candidate(trial.number, trial.params, configuration, self._folds)
+        values = self._settings.own_values() | trial.params  # where a condition is not fulfilled, the own value stands
+        candidate = Candidate(trial.number, values, self._settings.configuration(values), self._folds)
         if self._settings.search.deterministic:
             return candidate
         done = (fold for fold in range(candidate.folds) if self._ledger.is_done(candidate.unit(fold)))

@@ -106,6 +106,8 @@ class Range(Section):
     log: bool = False
     step: float | None = Field(default=None, gt=0)
     choices: tuple[Value, ...] | None = Field(default=None, min_length=1)
+    when: dict[str, tuple[Value, ...]] = {}
+    """Other searched settings, each with the choices under which this one is searched, too."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Range:
@@ -125,6 +127,9 @@ class Range(Section):
             return value in self.choices
         return self.low is not None and self.high is not None and self.low <= float(value) <= self.high
 
+    def applies(self, values: Mapping[str, Value]) -> bool:
+        return all(values.get(name) in allowed for name, allowed in self.when.items())
+
     def __str__(self) -> str:
         return f"one of {list(self.choices)}" if self.choices is not None else f"{self.low:g} to {self.high:g}"
 
@@ -143,6 +148,8 @@ class Racing(Section):
 
 class Search(Section):
     configurations: int = Field(ge=1)
+    max_folds: int | None = Field(ge=1)
+    max_hours: float | None = Field(gt=0)
     sampler: str
     racing: Racing
     deterministic: bool
@@ -253,7 +260,8 @@ class Settings(Section):
         """Settings that decide which numbers a run yields: not where it runs, how many configurations it has, or
         how it is evaluated. `evaluation.slices` decides: the search maximises the AUC of patients.
         """
-        idle = ["name", "output", "cache", "search.configurations", "resources.gpus_per_fold", "resources.tries"]
+        idle = ["name", "output", "cache", "resources.gpus_per_fold", "resources.tries"]
+        idle += ["search.configurations", "search.max_folds", "search.max_hours"]
         idle += ["data.max_excluded", "data.pseudonym_key", *(f"cluster.{name}" for name in Cluster.model_fields)]
         idle += ["resources.folds_per_pack", "resources.stall_minutes"]
         idle += [f"evaluation.{name}" for name in Evaluation.model_fields if name != "slices"]

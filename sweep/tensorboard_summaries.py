@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from sweep.patient_metrics import auc, fold_aucs, roc_points
@@ -24,6 +25,14 @@ def scalars(values: Mapping[str, float]) -> Summary:
     """Scalars of one step, by tag; nan, which stands for "not measured", is left out."""
     measured = {tag: value for tag, value in values.items() if not isnan(value)}
     return Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in measured.items()])
+
+
+def race(fold_aucs: Sequence[float], why_dropped: str) -> list[tuple[int, Summary]]:
+    """(folds done, mean fold AUC so far) of a configuration, and at the end why it was dropped, if it was."""
+    defined = [auc for auc in fold_aucs if not isnan(auc)]
+    means = np.cumsum(defined) / np.arange(1, len(defined) + 1)
+    steps = [(done, scalars({"race/mean_so_far": mean})) for done, mean in enumerate(means, start=1)]
+    return [*steps, (len(defined), text_pb("race/dropped", why_dropped))] if why_dropped else steps
 
 
 def hparams_session(row: str, settings: Mapping[str, object]) -> Summary:

@@ -15,7 +15,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from sweep.patient_metrics import mean_of_folds
 from sweep.predictions import arrays
-from sweep.tensorboard_summaries import CURVES, bands, bands_layout, hparams_session, roc_picture, scalars
+from sweep.tensorboard_summaries import CURVES, bands, bands_layout, hparams_session, race, roc_picture, scalars
 
 
 class Tracker:
@@ -31,21 +31,20 @@ class Tracker:
         self._sweep = folder.resolve().parent.name
         # A file of its own for each process: a record that a killed one left half-written ends the file it is in.
         self._file_name = f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
-        self._epochs_written: dict[Path, int] = {}
+        self._written: dict[tuple[Path, str], int] = {}
 
     def follow(self, configuration: int, fold: int, curve: Path) -> None:
         """Write what is new in a fold's curve.csv, which may not exist yet."""
-        run = self._fold_run(configuration, fold)
-        if run not in self._epochs_written:
-            self._epochs_written[run] = _epochs_on_disk(run)
-        rows = _read_rows(curve)[self._epochs_written[run] :]
-        if rows:
-            self._append(run, "curves", ((int(row["epoch"]), scalars(_curve_values(row))) for row in rows))
-            self._epochs_written[run] += len(rows)
+        steps = [(int(row["epoch"]), scalars(_curve_values(row))) for row in _read_rows(curve)]
+        self._append_new(self._fold_run(configuration, fold), "curves", steps)
+
+    def follow_race(self, configuration: int, fold_aucs: Sequence[float], why_dropped: str) -> None:
+        """Write what is new of a configuration's mean so far, by the number of folds, and why it was dropped."""
+        self._append_new(self._configuration_run(configuration), "race", race(fold_aucs, why_dropped))
 
     def epochs(self, configuration: int, fold: int) -> int:
         """Number of epochs that a fold has behind it, as far as followed."""
-        return self._epochs_written.get(self._fold_run(configuration, fold), 0)
+        return self._written.get((self._fold_run(configuration, fold), "curves"), 0)
 
     def finish_fold(self, configuration: int, fold: int, curve: Path, auc: float) -> None:
         """Write the rest of a finished fold's curve and its held-out patients' AUC; nothing if already there."""
@@ -85,6 +84,14 @@ class Tracker:
     def _fold_run(self, configuration: int, fold: int) -> Path:
         return self._configuration_run(configuration) / f"fold-{fold}"
 
+    def _append_new(self, run: Path, suffix: str, steps: Sequence[tuple[int, Summary]]) -> None:
+        """Those of all steps so far that no file of this kind holds yet."""
+        if (run, suffix) not in self._written:
+            self._written[run, suffix] = _steps_on_disk(run, suffix)
+        if new := steps[self._written[run, suffix] :]:
+            self._append(run, suffix, new)
+            self._written[run, suffix] = len(steps)
+
     def _append(self, run: Path, suffix: str, steps: Iterable[tuple[int, Summary]]) -> None:
         file = run / f"{self._file_name}.{suffix}"
         records = io.BytesIO()
@@ -102,8 +109,8 @@ def _is_finished(run: Path) -> bool:
     return any(run.glob("*.finished"))
 
 
-def _epochs_on_disk(run: Path) -> int:
-    files = run.glob("*.curves")
+def _steps_on_disk(run: Path, suffix: str) -> int:
+    files = run.glob(f"*.{suffix}")
     return sum(event.HasField("summary") for file in files for event in EventFileLoader(str(file)).Load())
 
 

@@ -102,6 +102,7 @@ def configuration_row(configuration: int, rows: pd.DataFrame, folds: int) -> dic
         "folds_done": done,
         **{name: figures.get(name) for name in ("mean_fold_auc", "sd_fold_auc", "pooled_auc")},
         "failure": None,
+        "dropped": None,
         **(sampled(random) if configuration else STUDY),
     }
 
@@ -147,6 +148,14 @@ def keep_folds(run: Path, kept: dict[int, set[int]], failure: dict[int, str] | N
         configurations.loc[row, "state"] = "running" if reason is None else "failed"
         configurations.loc[row, "failure"] = reason
     save(run, configurations, predictions)
+
+
+def drop_by_race(run: Path, kept: dict[int, set[int]], why: str) -> None:
+    """Take the other folds of configurations away, as if a race had dropped them."""
+    keep_folds(run, kept)
+    table = pd.read_csv(run / "configurations.csv").astype({"dropped": object})
+    table.loc[table["configuration"].isin(kept), ["state", "dropped"]] = "pruned", why
+    table.to_csv(run / "configurations.csv", index=False)
 
 
 def write_readers_and_features(run: Path) -> None:

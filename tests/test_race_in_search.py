@@ -110,6 +110,72 @@ def test_killed_at_any_event_it_comes_to_the_same_decisions(tmp_path: Path, dete
         assert fate(resumed) == fate(whole)
 
 
+@pytest.mark.parametrize("strategy", ["none", "posterior"])
+@pytest.mark.parametrize("deterministic", ["true", "false"])
+def test_a_budget_of_folds_ends_the_sweep_with_one_complete_configuration(
+    tmp_path: Path, strategy: str, deterministic: str
+) -> None:
+    own = [f"search.racing.strategy={strategy}", f"search.deterministic={deterministic}"]
+    for workers in (1, 4):
+        search = open_race(tmp_path / str(workers), [*own, "search.max_folds=9", "search.sampler=RandomSampler"])
+        events = run(search, tmp_path / str(workers), workers)
+        assert search.is_finished and search.best and 9 <= len(events) <= 9 + FOLDS
+        reasons = [c.why_dropped for c in search.candidates if c.state == "pruned"]
+        assert any("search.max_folds=9 is used up" in reason for reason in reasons)
+        assert {c.state for c in search.candidates} == {"complete", "pruned"}
+
+
+def test_a_budget_of_hours_ends_the_sweep(tmp_path: Path) -> None:
+    settings = load_settings([*RACING, "search.racing.strategy=none", "search.max_hours=1"])
+    study = open_study(tmp_path / "optuna.journal", "test", settings.own_values())
+    search = Search(settings, study, Ledger(tmp_path / "ledger", "split"), FOLDS, score, hours=lambda _: 0.1)
+    assert len(run(search, tmp_path)) == 2 * FOLDS and search.is_finished  # ten folds, then to the end of the second
+    with pytest.raises(SettingsError, match=r"^search\.max_hours: the clock is no function of the seed"):
+        load_settings(["search.max_hours=1", "search.deterministic=true"])
+
+
+CONDITIONAL = [
+    "search/space=none",
+    "search.space.model.optimizer={choices: [adam, adamw]}",
+    "search.space.model.l2_weight={low: 1e-6, high: 1e-2, log: true, when: {model.optimizer: [adamw]}}",
+]
+
+
+@pytest.mark.parametrize("name", ["TPESampler", "RandomSampler"])
+def test_a_setting_under_a_condition_is_searched_only_where_it_holds(tmp_path: Path, name: str) -> None:
+    overrides = [*CONDITIONAL, f"search.sampler={name}", "search.racing.strategy=none"]
+    search = open_race(tmp_path, overrides)
+    run(search, tmp_path)
+    own = load_settings([]).model.l2_weight
+    trials = open_study(tmp_path / "optuna.journal", "test", {}).get_trials()
+    for candidate, trial in list(zip(search.candidates, trials, strict=True))[1:]:
+        searched = candidate.values["model.optimizer"] == "adamw"
+        assert ("model.l2_weight" in trial.params) == searched == (candidate.values["model.l2_weight"] != own)
+        assert candidate.configuration.model.l2_weight == candidate.values["model.l2_weight"]
+    assert {c.values["model.optimizer"] for c in search.candidates} == {"adam", "adamw"}
+    assert fate(open_race(tmp_path, overrides)) == fate(search)
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        ("model.optimizer: [sgd]", r"model\.optimizer is never \['sgd'\]; write choices .*\['adam', 'adamw'\]"),
+        ("model.optimizer: []", r"model\.optimizer is never \[\]"),
+        ("model.stem: [3x3]", r"model\.stem is never \['3x3'\]"),
+        ("model.l2_weight: [1]", r"model\.l2_weight is never \[1\]"),
+    ],
+)
+def test_a_condition_that_never_holds_is_refused(when: str, message: str) -> None:
+    condition = f"search.space.model.l2_weight={{low: 1e-6, high: 1e-2, when: {{{when}}}}}"
+    with pytest.raises(SettingsError, match=r"^search\.space\.model\.l2_weight\.when: " + message):
+        load_settings([*CONDITIONAL[:2], condition])
+
+
+def test_a_grid_knows_no_conditions() -> None:
+    with pytest.raises(SettingsError, match="a grid knows no conditions"):
+        load_settings([*CONDITIONAL, "search.sampler=GridSampler"])
+
+
 def test_many_workers_find_work_and_finish(tmp_path: Path) -> None:
     search = open_race(tmp_path)
     handed_out = [search.next_unit() for _ in range(12)]

@@ -1,5 +1,6 @@
 """Every racing strategy keeps the same contract; each then its own promise."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +10,7 @@ from optuna.pruners import WilcoxonPruner
 
 from benchmarks.search_cost import Table, replay, simulate
 from sweep.patient_metrics import Array, auc, delong_variance, placements
-from sweep.racing import STRATEGIES, Evidence, fold_influence, paired, predicted_means, wilcoxon
+from sweep.racing import STRATEGIES, Evidence, fold_influence, predicted_means
 from sweep.settings import Racing
 
 NAMES = sorted(STRATEGIES)
@@ -76,6 +77,15 @@ def test_a_hopeless_configuration_is_dropped_by_its_ninth_fold(name: str) -> Non
     assert [drop.row for drop in verdict.drops] == [6]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_finished_has_no_influence_on_the_verdict(source: Table, name: str) -> None:
+    """So that the benchmark need not blank it before every decision."""
+    seen = evidence_of(source, partly_done(source, 2))
+    all_known = replace(seen, influence=source.influence)
+    first, second = (STRATEGIES[name](evidence, 0.05) for evidence in (seen, all_known))
+    assert first.drops == second.drops and np.array_equal(first.value, second.value)
+
+
 def test_none_costs_everything_and_lossless_loses_nothing(source: Table) -> None:
     assert replay(source, "none", 0.05, 1) == (1.0, 0.0)
     for seed in range(5):
@@ -93,7 +103,7 @@ def test_squared_influences_sum_to_delongs_variance() -> None:
 def test_the_paired_difference_has_no_error_left_once_all_folds_are_done(source: Table) -> None:
     """SE² = s²/m · (1 - m/K), against the formula written out for one pair."""
     done = partly_done(source, 4)
-    drops = {drop.row: drop for drop in paired(evidence_of(source, done), 0.4999).drops}
+    drops = {drop.row: drop for drop in STRATEGIES["paired"](evidence_of(source, done), 0.4999).drops}
     assert drops
     for row, drop in drops.items():
         m = done[row].sum()
@@ -104,7 +114,7 @@ def test_the_paired_difference_has_no_error_left_once_all_folds_are_done(source:
 
 def test_wilcoxon_decides_as_optunas_pruner(source: Table) -> None:
     done = partly_done(source, 5)
-    dropped = {drop.row for drop in wilcoxon(evidence_of(source, done), 0.1).drops}
+    dropped = {drop.row for drop in STRATEGIES["wilcoxon"](evidence_of(source, done), 0.1).drops}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize", pruner=WilcoxonPruner(p_threshold=0.1, n_startup_steps=2))
     expected = set()

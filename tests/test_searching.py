@@ -9,9 +9,11 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from sweep.patient_metrics import fold_aucs
+from sweep.predictions import arrays, per_patient
 from sweep.report.search_plots import CELLS, contour
 from sweep.report.searching import importance
-from tests.run_folders import keep_folds, write_run
+from tests.run_folders import drop_by_race, keep_folds, write_run
 from tests.test_report import report
 
 SPACE = {name: {"log": name == "a", "choices": None} for name in ("a", "b")}
@@ -49,12 +51,30 @@ def test_history_and_cost_count_every_fold_and_only_complete_configurations_lead
     assert [row["mean_fold_auc"] for row in history] == [aucs[0], None, aucs[2], aucs[3]]
     assert [row["best_so_far"] for row in history] == [aucs[0], aucs[0], aucs[2], aucs[2]]
     assert [row["fold_trainings"] for row in history] == [10, 13, 23, 33]
-    assert summary["search"]["cost"] == {"fold_trainings": 33, "full": 40, "hours": 33 * 30 / 3600, "epochs": 33 * 6}
+    cost = {"fold_trainings": 33, "full": 40, "spared": 0, "spared_share": 0, "hours": 33 * 30 / 3600, "epochs": 33 * 6}
+    assert summary["search"]["cost"] == cost
     assert "33 finished fold-trainings" in page.text and "0.28 hours" in page.text
     line, points = page.plots["plot-history"]["data"]
     assert points["x"] == line["x"] == [0, 2, 3] and line["y"] == [aucs[0], aucs[2], aucs[2]]
     table = pd.read_csv(run / "search_history.csv")
     assert table["fold_trainings"].tolist() == [10, 13, 23, 33] and table["mean_fold_auc"].isna().tolist()[1]
+
+
+def test_what_a_race_dropped_stands_there_with_its_evidence_and_what_it_spared(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", tuple(np.linspace(0.5, 2.5, 12)), folds=5)
+    why = "AUC -0.031 [-0.052, -0.010] against configuration 3: chance to win 0.0002"
+    drop_by_race(run, {1: {0, 1}, 4: {0, 1, 2}}, why)
+    page, summary, _ = report(run)
+    found = summary["search"]
+    assert [(row["configuration"], row["folds_done"]) for row in found["dropped"]] == [(1, 2), (4, 3)]
+    predictions = pd.read_parquet(run / "predictions.parquet").query("configuration == 1")
+    patients = per_patient(predictions)
+    aucs = fold_aucs(*arrays(patients))
+    assert found["dropped"][0]["mean_so_far"] == pytest.approx(np.mean(list(aucs.values()))) and len(aucs) == 2
+    assert (found["cost"]["spared"], found["cost"]["spared_share"]) == (5, 5 / 60)
+    assert "The race spared 5 of them (8 %)" in page.text and page.text.count(why) >= 2
+    assert len(found["settings"]) == 8 and "10 complete configurations and the 2 dropped" in page.text
+    assert "search.dropped.1.mean_so_far" in {path for path, _, _ in page.figures}
 
 
 def test_without_recorded_times_the_cost_has_no_hours(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ SETTINGS: dict[str, list[dict[str, object]]] = {
     ],
 }
 HALF_DONE = ("first", 2)  # its last fold never finishes
+WHY = "AUC -0.031 [-0.052, -0.010] against configuration 0: chance to win 0.0002"
 CURVES = ["train_loss", "inner_loss", "inner_auc"]
 
 
@@ -83,7 +84,9 @@ class Sweep:
                 tracker.follow(configuration, fold, curves[fold])
                 if (self.name, configuration, fold) != (*HALF_DONE, FOLDS - 1):
                     tracker.finish_fold(configuration, fold, curves[fold], auc)
-            if (self.name, configuration) != HALF_DONE:
+            if (self.name, configuration) == HALF_DONE:
+                tracker.follow_race(configuration, list(self.aucs(configuration).values())[:-1], WHY)
+            else:
                 tracker.finish_configuration(configuration, settings, curves, self.patients[configuration])
 
 
@@ -176,7 +179,8 @@ def complete(sweep: Sweep) -> list[int]:
 
 def test_a_run_for_each_fold_and_each_complete_configuration(board: TensorBoard, sweeps: list[Sweep]) -> None:
     folds = {sweep.run(number, fold) for sweep in sweeps for number in sweep.patients for fold in range(FOLDS)}
-    assert set(board.ask("runs")) == folds | {sweep.run(number) for sweep in sweeps for number in complete(sweep)}
+    configurations = {sweep.run(number) for sweep in sweeps for number in sweep.patients}
+    assert set(board.ask("runs")) == folds | configurations
 
 
 def test_every_epoch_is_there_once_after_a_kill_and_another_start(board: TensorBoard, sweeps: list[Sweep]) -> None:
@@ -187,6 +191,17 @@ def test_every_epoch_is_there_once_after_a_kill_and_another_start(board: TensorB
                 points = board.scalars(sweeps[0].run(configuration, fold), f"training/{curve}")
                 assert [step for step, _ in points] == list(table.index)
                 assert [value for _, value in points] == pytest.approx(list(table[curve]), rel=1e-6)
+
+
+def test_a_dropped_configuration_shows_its_means_by_fold_and_why(board: TensorBoard, sweeps: list[Sweep]) -> None:
+    run, aucs = sweeps[0].run(HALF_DONE[1]), list(sweeps[0].aucs(HALF_DONE[1]).values())
+    assert board.scalars(run, "race/mean_so_far") == [
+        (1, pytest.approx(aucs[0])),
+        (2, pytest.approx(np.mean(aucs[:2]))),
+    ]
+    texts = board.ask("plugin/text/text", run=run, tag="race/dropped")
+    assert [entry["step"] for entry in texts] == [2] and "chance to win 0.0002" in texts[0]["text"]
+    assert "race/mean_so_far" not in board.tags()[sweeps[0].run(0)]
 
 
 def test_what_was_not_measured_is_left_out(board: TensorBoard, sweeps: list[Sweep]) -> None:

@@ -2,16 +2,43 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from sweep.patient_metrics import fold_aucs
 from sweep.report.tables import RunTables
+from sweep.selection_bias import fill_dropped_folds
 
 ENOUGH_TO_RANK = 10  # complete configurations; even with these, a rank correlation of 0.6 is within chance
 
 
 def searched(run: RunTables) -> dict[str, Any]:
     """The summary's part on the search."""
-    return {"history": _history(run), "cost": _cost(run), "settings": _settings(run)}
+    aucs = _fold_aucs(run)
+    return {
+        "history": _history(run),
+        "cost": _cost(run),
+        "dropped": _dropped(run, aucs),
+        "settings": _settings(run, aucs),
+    }
+
+
+def _fold_aucs(run: RunTables) -> pd.DataFrame:
+    """A row per configuration that is complete or was dropped, a column per fold; nan where it was not trained."""
+    split = run.split.set_index("patient_id").loc[run.competing.index]
+
+    def of_folds(score: "pd.Series[float]") -> "pd.Series[float]":
+        known = split[score.notna()]
+        return pd.Series(fold_aucs(known["label"].to_numpy(), score.dropna().to_numpy(), known["fold"].to_numpy()))
+
+    return run.competing.apply(of_folds).T
+
+
+def _dropped(run: RunTables, aucs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Configurations that a race dropped, with what is known of them and why."""
+    rows = run.configurations.query("state == 'pruned'")[["configuration", "folds_done", "dropped"]]
+    found = rows.assign(mean_so_far=rows["configuration"].map(aucs.mean(axis=1)).astype(float))
+    return [{str(name): value for name, value in row.items()} for row in found.to_dict("records")]
 
 
 def _history(run: RunTables) -> list[dict[str, Any]]:
@@ -27,26 +54,35 @@ def _history(run: RunTables) -> list[dict[str, Any]]:
 
 def _cost(run: RunTables) -> dict[str, Any]:
     """Finished fold-trainings, what all configurations with all folds would take, and hours where they are known."""
+    folds = int(run.split["fold"].nunique())
+    spared = int((folds - run.configurations.query("state == 'pruned'")["folds_done"]).sum())
     return {
         "fold_trainings": int(run.configurations["folds_done"].sum()),
-        "full": len(run.configurations) * int(run.split["fold"].nunique()),
+        "full": len(run.configurations) * folds,
+        "spared": spared,
+        "spared_share": spared / max(len(run.configurations) * folds, 1),
         "hours": None if run.costs is None else float(run.costs["seconds"].sum() / 3600),
         "epochs": None if run.costs is None else int(run.costs["epochs"].sum()),
     }
 
 
-def _settings(run: RunTables) -> list[dict[str, Any]]:
+def _settings(run: RunTables, aucs: pd.DataFrame) -> list[dict[str, Any]]:
     """Every varied setting's fANOVA importance and, of numbers, Spearman's rank correlation with the mean fold AUC.
 
-    The most important first; [] for too few complete configurations, or where all have one AUC.
+    The most important first; [] for too few configurations, or where all have one AUC. What a race dropped counts,
+    too, its other folds filled as for BBC-CV.
     """
-    complete = run.complete.dropna(subset="mean_fold_auc")
-    varied = complete[run.searched].loc[:, complete[run.searched].nunique() > 1]
-    if len(complete) < ENOUGH_TO_RANK or varied.empty or complete["mean_fold_auc"].nunique() < 2:
+    if len(aucs) < ENOUGH_TO_RANK:
         return []
-    ranks = varied.select_dtypes("number").corrwith(complete["mean_fold_auc"], method="spearman")
+    filled = fill_dropped_folds(aucs.to_numpy()[:, :, None])[:, :, 0]
+    value = pd.Series(np.nanmean(filled, axis=1), aucs.index, dtype=float)
+    settings = run.configurations.set_index("configuration").loc[value.index, run.searched]
+    varied = settings.loc[:, settings.nunique() > 1]
+    if varied.empty or value.nunique() < 2:
+        return []
+    ranks = varied.select_dtypes("number").corrwith(value, method="spearman")
     space = run.settings["search"]["space"]
-    found = importance(varied, complete["mean_fold_auc"], [str(name) for name in varied if space[name]["log"]])
+    found = importance(varied, value, [str(name) for name in varied if space[name]["log"]])
     return [{"setting": name, "importance": share, "spearman": ranks.get(name)} for name, share in found.items()]
 
 
