@@ -197,7 +197,8 @@ def _check_condition(settings: Settings, name: str, span: Range) -> None:
     space = settings.search.space
     for other, allowed in span.when.items():
         choices = () if other not in space or space[other].when else space[other].choices or ()
-        if strange := [value for value in allowed if value not in choices] or not allowed:
+        strange = [value for value in allowed if value not in choices]
+        if strange or not allowed:
             told = f"search.space.{name}.when: {other} is never {strange}"
             raise SettingsError(f"{told}; write choices of a searched setting without `when`, here {list(choices)}")
     if span.when and settings.search.sampler == "GridSampler":

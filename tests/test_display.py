@@ -102,4 +102,4 @@ def test_a_dropped_configuration_shows_why_and_is_logged_once(search: Search, ca
             display.finished(search.candidates[0], 0)
     reason = "dropped after 1 of 3 folds: AUC -0.031 [-0.052, -0.010] against configuration 0: chance to win 0.0002"
     assert sum(reason in line for line in caplog.messages) == 1
-    assert display.summary().startswith("4 of 10 folds · ") and "· 1 in the race, 1 dropped ·" in display.summary()
+    assert display.summary().startswith("4 of 10 folds · ") and "· 0 in the race, 1 dropped ·" in display.summary()

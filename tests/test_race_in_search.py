@@ -128,8 +128,9 @@ def test_a_budget_of_folds_ends_the_sweep_with_one_complete_configuration(
 def test_a_budget_of_hours_ends_the_sweep(tmp_path: Path) -> None:
     settings = load_settings([*RACING, "search.racing.strategy=none", "search.max_hours=1"])
     study = open_study(tmp_path / "optuna.journal", "test", settings.own_values())
-    search = Search(settings, study, Ledger(tmp_path / "ledger", "split"), FOLDS, score, hours=lambda _: 0.1)
-    assert len(run(search, tmp_path)) == 2 * FOLDS and search.is_finished  # ten folds, then to the end of the second
+    search = Search(settings, study, Ledger(tmp_path / "ledger", "split"), FOLDS, score, hours=lambda _: 0.125)
+    assert len(run(search, tmp_path)) == 8 and search.is_finished
+    assert [candidate.state for candidate in search.candidates] == ["complete", "pruned"]
     with pytest.raises(SettingsError, match=r"^search\.max_hours: the clock is no function of the seed"):
         load_settings(["search.max_hours=1", "search.deterministic=true"])
 
