@@ -47,11 +47,7 @@ class Display:
             self._live.stop()
 
     def finished(self, candidate: Candidate, fold: int) -> list[Candidate]:
-        """Log the outcome of a fold; where the table shows it, to the log file alone.
-
-        Returns:
-            The configurations that are dropped since the last call.
-        """
+        """Log the outcome of a fold, where the table shows it to the log file alone, and return what it dropped."""
         if fold in candidate.fold_aucs:
             outcome = f"AUC {candidate.fold_aucs[fold]:.3f}"
         else:

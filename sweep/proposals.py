@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 
-import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from sweep.settings import Range, Search, Settings, SettingsError, Value, setting_type
+from sweep.settings import Range, Settings, SettingsError, Value, setting_type
 
 
 def open_study(journal: Path, name: str, own_values: Mapping[str, Value]) -> optuna.Study:
@@ -43,8 +42,8 @@ def chosen_study(settings: Settings, chosen: Sequence[Mapping[str, Value]]) -> o
 
 def propose(study: optuna.Study, settings: Settings, number: int) -> optuna.Trial:
     """The next trial; a setting under a condition is part of it where the others' values fulfil that."""
-    space = {name: distribution(name, span) for name, span in settings.search.space.items()}
     spans = settings.search.space
+    space = {name: distribution(name, span) for name, span in spans.items()}
     # For the proposal alone: a grid's sampler would end the study when it hears of its last point.
     told, study.sampler = study.sampler, sampler(settings, number)
     trial = study.ask({name: one for name, one in space.items() if not spans[name].when})
@@ -53,13 +52,6 @@ def propose(study: optuna.Study, settings: Settings, number: int) -> optuna.Tria
             trial._suggest(name, space[name])  # what `ask` itself calls
     study.sampler = told
     return trial
-
-
-def used_up(search: Search, folds: int, hours: float) -> str:
-    """Which budget of the search is used up by as many fold-trainings and device hours; "" for none."""
-    if search.max_folds and folds >= search.max_folds:
-        return f"search.max_folds={search.max_folds} is used up"
-    return f"search.max_hours={search.max_hours:g} is used up" if hours >= (search.max_hours or np.inf) else ""
 
 
 def sampler(settings: Settings, number: int) -> optuna.samplers.BaseSampler:

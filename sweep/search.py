@@ -6,7 +6,7 @@ the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from math import isnan
@@ -16,7 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.ledger import Ledger, Unit
-from sweep.proposals import propose, used_up
+from sweep.proposals import propose
 from sweep.racing import STRATEGIES, Array, Drop, Evidence, Verdict, out_of_budget
 from sweep.settings import Configuration, Settings, Value
 
@@ -72,10 +72,9 @@ class Candidate:
         defined = [auc for auc in self.fold_aucs.values() if not isnan(auc)]
         return sum(defined) / len(defined) if defined else float("nan")
 
-    def waiting_folds(self) -> Iterator[int]:
-        if self.failures or self.dropped:
-            return
-        yield from (fold for fold in range(self.folds) if fold not in self.fold_aucs and fold not in self.running)
+    def waiting_folds(self) -> set[int]:
+        out = self.failures or self.dropped
+        return set() if out else set(range(self.folds)) - self.fold_aucs.keys() - self.running
 
 
 class Search:
@@ -128,7 +127,7 @@ class Search:
     @property
     def is_finished(self) -> bool:
         """All configurations are complete, dropped or failed, and nothing runs."""
-        busy = any(c.running or list(c.waiting_folds()) for c in self.candidates)
+        busy = any(c.running or c.waiting_folds() for c in self.candidates)
         return not busy and not self._may_ask
 
     @property
@@ -163,7 +162,10 @@ class Search:
         if not (asked.max_folds or asked.max_hours):
             return ""
         done = {candidate.unit(fold) for candidate in self.candidates for fold in candidate.fold_aucs}
-        return used_up(asked, len(done | self._under_way()), sum(map(self._hours, done)))
+        if asked.max_folds and len(done | self._under_way()) >= asked.max_folds:
+            return f"search.max_folds={asked.max_folds} is used up"
+        hours = sum(map(self._hours, done)) if asked.max_hours else 0
+        return f"search.max_hours={asked.max_hours} is used up" if asked.max_hours and hours >= asked.max_hours else ""
 
     def _under_way(self) -> set[Unit]:
         # Two configurations may be equal where few values can be chosen: one unit, trained once.
@@ -208,7 +210,7 @@ class Search:
                 self.candidates.append(self._ask())
                 return self._choose()
             candidate = self.candidates[row]
-            waiting = set(candidate.waiting_folds())
+            waiting = candidate.waiting_folds()
             for fold in order:
                 if fold in waiting and candidate.unit(fold) not in taken:
                     return candidate, fold

@@ -14,13 +14,7 @@ ENOUGH_TO_RANK = 10  # complete configurations; even with these, a rank correlat
 
 def searched(run: RunTables) -> dict[str, Any]:
     """The summary's part on the search."""
-    aucs = _fold_aucs(run)
-    return {
-        "history": _history(run),
-        "cost": _cost(run),
-        "dropped": _dropped(run, aucs),
-        "settings": _settings(run, aucs),
-    }
+    return {"history": _history(run), "cost": _cost(run), "settings": _settings(run)}
 
 
 def _fold_aucs(run: RunTables) -> pd.DataFrame:
@@ -32,13 +26,6 @@ def _fold_aucs(run: RunTables) -> pd.DataFrame:
         return pd.Series(fold_aucs(known["label"].to_numpy(), score.dropna().to_numpy(), known["fold"].to_numpy()))
 
     return run.competing.apply(of_folds).T
-
-
-def _dropped(run: RunTables, aucs: pd.DataFrame) -> list[dict[str, Any]]:
-    """Configurations that a race dropped, with what is known of them and why."""
-    rows = run.configurations.query("state == 'pruned'")[["configuration", "folds_done", "dropped"]]
-    found = rows.assign(mean_so_far=rows["configuration"].map(aucs.mean(axis=1)).astype(float))
-    return [{str(name): value for name, value in row.items()} for row in found.to_dict("records")]
 
 
 def _history(run: RunTables) -> list[dict[str, Any]]:
@@ -54,25 +41,25 @@ def _history(run: RunTables) -> list[dict[str, Any]]:
 
 def _cost(run: RunTables) -> dict[str, Any]:
     """Finished fold-trainings, what all configurations with all folds would take, and hours where they are known."""
-    folds = int(run.split["fold"].nunique())
+    full = len(run.configurations) * (folds := int(run.split["fold"].nunique()))
     spared = int((folds - run.configurations.query("state == 'pruned'")["folds_done"]).sum())
     return {
         "fold_trainings": int(run.configurations["folds_done"].sum()),
-        "full": len(run.configurations) * folds,
+        "full": full,
         "spared": spared,
-        "spared_share": spared / max(len(run.configurations) * folds, 1),
+        "spared_share": spared / full if full else 0.0,
         "hours": None if run.costs is None else float(run.costs["seconds"].sum() / 3600),
         "epochs": None if run.costs is None else int(run.costs["epochs"].sum()),
     }
 
 
-def _settings(run: RunTables, aucs: pd.DataFrame) -> list[dict[str, Any]]:
+def _settings(run: RunTables) -> list[dict[str, Any]]:
     """Every varied setting's fANOVA importance and, of numbers, Spearman's rank correlation with the mean fold AUC.
 
     The most important first; [] for too few configurations, or where all have one AUC. What a race dropped counts,
     too, its other folds filled as for BBC-CV.
     """
-    if len(aucs) < ENOUGH_TO_RANK:
+    if len(aucs := _fold_aucs(run)) < ENOUGH_TO_RANK:
         return []
     filled = fill_dropped_folds(aucs.to_numpy()[:, :, None])[:, :, 0]
     value = pd.Series(np.nanmean(filled, axis=1), aucs.index, dtype=float)
