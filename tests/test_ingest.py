@@ -474,3 +474,16 @@ def test_what_a_killed_ingest_had_begun_is_removed(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
     run(tmp_path)
     assert not abandoned.exists() and living.exists() and elsewhere.exists()
+
+
+def test_files_that_vanish_while_they_are_read_end_the_run_without_naming_them(tmp_path: Path) -> None:
+    images, annotations = write_cohort(tmp_path)
+    cache = tmp_path / "cache"
+
+    def remove(stage: str, done: int, total: int) -> None:
+        if (stage, done) == ("headers", total):
+            shutil.rmtree(images / "0")
+
+    with pytest.raises(CohortError, match=r"^[^ ]*images: files vanished while they were read; start again") as error:
+        ingest(images, annotations, cache, RULES, processes=1, progress=remove)
+    assert "/0/" not in str(error.value) and not [*cache.glob("patches/*")] and not [*cache.glob("fingerprints/*")]
