@@ -6,9 +6,9 @@ the ledger.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from math import isnan
 
 import numpy as np
@@ -100,13 +100,19 @@ class Search:
         hours: of a device, that a finished unit took.
         """
         self._settings, self._study, self._ledger, self._folds, self._score = settings, study, ledger, folds, score
-        self._influence, self._hours = cache(influence) if influence else None, cache(hours)
+        self._influence = influence if settings.search.racing.strategy in ("posterior", "paired") else None
+        self._hours = hours
         self._recorded = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
         self._order = [int(fold) for fold in np.random.default_rng(settings.seed).permutation(folds)]
         if settings.search.racing.strategy == "none":
             self._order.sort()
         self._wave: list[tuple[Candidate, int]] = []
         self.candidates: list[Candidate] = []
+        self._equals = defaultdict[str, list[Candidate]](list)
+        # Filled as folds are revealed, a row per candidate: no decision walks through all folds again.
+        self._aucs = np.full((max(settings.search.configurations, len(self._recorded)), folds), np.nan)
+        self._influences: dict[int, Array] = {}
+        self._without_auc, self._done = set[int](), dict[Unit, float]()
         if settings.search.deterministic:
             self._plan_waves()
         else:
@@ -127,8 +133,7 @@ class Search:
     @property
     def is_finished(self) -> bool:
         """All configurations are complete, dropped or failed, and nothing runs."""
-        busy = any(c.running or c.waiting_folds() for c in self.candidates)
-        return not busy and not self._may_ask
+        return not self._may_ask and not any(c.running or c.waiting_folds() for c in self.candidates)
 
     @property
     def best(self) -> Candidate | None:
@@ -161,10 +166,9 @@ class Search:
         asked = self._settings.search
         if not (asked.max_folds or asked.max_hours):
             return ""
-        done = {candidate.unit(fold) for candidate in self.candidates for fold in candidate.fold_aucs}
-        if asked.max_folds and len(done | self._under_way()) >= asked.max_folds:
+        if asked.max_folds and len(self._done) + len(self._under_way() - self._done.keys()) >= asked.max_folds:
             return f"search.max_folds={asked.max_folds} is used up"
-        hours = sum(map(self._hours, done)) if asked.max_hours else 0
+        hours = sum(self._done.values()) if asked.max_hours else 0
         return f"search.max_hours={asked.max_hours} is used up" if asked.max_hours and hours >= asked.max_hours else ""
 
     def _under_way(self) -> set[Unit]:
@@ -196,10 +200,20 @@ class Search:
     def _reveal(self, candidate: Candidate, fold: int) -> None:
         candidate.running.discard(fold)
         auc = self._score(candidate.unit(fold))
-        for equal in (other for other in self.candidates if other.configuration == candidate.configuration):
-            equal.fold_aucs[fold] = auc
+        for equal in self._equals[candidate.configuration.digest]:
+            self._note(equal, fold, auc)
             self._report(equal)
         self._wave = [unit for unit in self._wave if fold not in unit[0].fold_aucs or unit[1] != fold]
+
+    def _note(self, candidate: Candidate, fold: int, auc: float) -> None:
+        unit, row = candidate.unit(fold), candidate.number
+        candidate.fold_aucs[fold] = self._aucs[row, fold] = auc
+        self._done[unit] = self._hours(unit) if self._settings.search.max_hours else 0.0
+        if isnan(auc):
+            self._without_auc.add(fold)
+        elif self._influence:
+            influence = self._influence(unit)
+            self._influences.setdefault(fold, np.zeros((len(self._aucs), len(influence))))[row] = influence
 
     def _choose(self) -> tuple[Candidate, int] | None:
         verdict, columns, taken = self._verdict(), self._columns(), self._under_way()
@@ -218,16 +232,11 @@ class Search:
 
     def _by_worth(self, value: Array, taken: set[Unit]) -> list[int]:
         """Rows, the most valuable next fold first; a fold in training makes a configuration's next one worth less."""
-        worth = np.array(value)
-        for candidate in self.candidates:
-            under_way = sum(unit.configuration == candidate.configuration.digest for unit in taken)
-            if worth[candidate.number] > 0:
-                worth[candidate.number] /= 1 + under_way
-        if (
-            self._settings.search.sampler in UNLEARNING_SAMPLERS
-            and len(worth) > len(self.candidates)
-            and worth.max() > 0
-        ):
+        busy = Counter(unit.configuration for unit in taken)
+        under_way = np.zeros(len(value))
+        under_way[: len(self.candidates)] = [busy[candidate.configuration.digest] for candidate in self.candidates]
+        worth = np.where(value > 0, value / (1 + under_way), value)
+        if self._settings.search.sampler in UNLEARNING_SAMPLERS and self._may_ask and worth.max() > 0:
             worth[-1] = np.inf
         return [int(row) for row in np.argsort(-worth, kind="stable") if worth[row] > -np.inf]
 
@@ -248,27 +257,16 @@ class Search:
 
     def _columns(self) -> list[int]:
         """Folds in the shared order, without those that turned out to hold one class."""
-        without_auc = {fold for c in self.candidates for fold, auc in c.fold_aucs.items() if isnan(auc)}
-        return [fold for fold in self._order if fold not in without_auc]
+        return [fold for fold in self._order if fold not in self._without_auc]
 
     def _evidence(self) -> Evidence:
         columns, newcomers = self._columns(), int(self._may_ask)
-        rows = [[c.fold_aucs.get(fold, np.nan) for fold in columns] for c in self.candidates]
-        auc = np.array(rows + [[np.nan] * len(columns)] * newcomers)
+        auc = self._aucs[: len(self.candidates) + newcomers, columns]
         alive = [c.dropped is None and not c.failures for c in self.candidates] + [True] * newcomers
-        influence, fold = self._influences(columns, len(auc))
-        return Evidence(auc, influence, fold, np.array(alive), last=not newcomers)
-
-    def _influences(self, columns: list[int], rows: int) -> tuple[Array, Array]:
-        if self._settings.search.racing.strategy not in ("posterior", "paired") or self._influence is None:
-            return np.zeros((rows, 0)), np.zeros(0, int)
-        done = {(c.number, fold): self._influence(c.unit(fold)) for c in self.candidates for fold in c.fold_aucs}
-        sizes = {fold: len(one) for (_, fold), one in done.items()}
-        fold_of = np.repeat(columns, [sizes.get(fold, 0) for fold in columns])
-        influence = np.zeros((rows, len(fold_of)))
-        for (row, fold), one in done.items():
-            influence[row, fold_of == fold] = one if fold in columns else 0
-        return influence, np.argmax(fold_of[:, None] == np.array(columns), axis=1)
+        none = np.zeros((len(auc), 0))
+        influences = [self._influences.get(fold, none)[: len(auc)] for fold in columns]
+        fold = np.repeat(np.arange(len(columns)), [one.shape[1] for one in influences])
+        return Evidence(auc, np.hstack([none, *influences]), fold, np.array(alive), last=not newcomers)
 
     def _ask(self) -> Candidate:
         number = len(self.candidates)
@@ -279,10 +277,12 @@ class Search:
     def _candidate(self, trial: optuna.Trial | FrozenTrial) -> Candidate:
         values = self._settings.own_values() | trial.params  # where a condition is not fulfilled, the own value stands
         candidate = Candidate(trial.number, values, self._settings.configuration(values), self._folds)
+        self._equals[candidate.configuration.digest].append(candidate)
         if self._settings.search.deterministic:
             return candidate
-        done = (fold for fold in range(candidate.folds) if self._ledger.is_done(candidate.unit(fold)))
-        candidate.fold_aucs = {fold: self._score(candidate.unit(fold)) for fold in done}
+        for fold in range(candidate.folds):
+            if self._ledger.is_done(candidate.unit(fold)):
+                self._note(candidate, fold, self._score(candidate.unit(fold)))
         if "dropped" in trial.user_attrs:
             candidate.dropped = Drop(*trial.user_attrs["dropped"])
         self._report(candidate)
