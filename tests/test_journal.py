@@ -46,10 +46,10 @@ def test_a_half_written_record_is_cut_off(journal: Path, cut: int) -> None:
 def test_a_changed_record_is_refused_with_a_remedy(journal: Path) -> None:
     content = journal.read_bytes()
     journal.write_bytes(content.replace(b"test", b"tesu", 1))
-    with pytest.raises(SettingsError, match=r"first \d+ bytes are not as they were written; restore it .* or remove"):
+    with pytest.raises(SettingsError, match=r"not as it was written; restore it .* or remove"):
         mend(journal)
     journal.write_bytes(content[:-40] + b'"' + content[-40:] + content.splitlines(keepends=True)[-1])
-    with pytest.raises(SettingsError, match=r"line \d cannot be read"):
+    with pytest.raises(SettingsError, match="not as it was written"):
         mend(journal)
 
 
