@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py [--slots 1 4 16] [--seconds 30] [--rounds 3]     several slots on one machine's Ray
     python benchmarks/scaling.py --peers [--slots …]        plain Ray Tune, fresh and reused actors
-    python benchmarks/scaling.py --core [--units 100 1000 10000]     search and ledger alone, 1,000 slots
+    python benchmarks/scaling.py --core [--units 100 …] [--strategy posterior]     search and ledger alone, 1,000 slots
 
 The adapter, search, ledger and journal are the sweep's own; a fold sleeps instead of training and leaves files of the
 size that a narrow network's has. A gap is the time between two folds in one worker; the share is that of folds in the
@@ -26,17 +26,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import psutil
 import ray
 from ray import tune
 from ray.cluster_utils import Cluster as Nodes
+from scipy.special import ndtr
 
+from datasets.patches import PatchStore
 from sweep import tune_adapter
 from sweep.compose import load_settings
 from sweep.ledger import Ledger, Unit
-from sweep.search import Candidate, Search, open_study
+from sweep.proposals import open_study
+from sweep.run_folder import RunFolder, open_search, write_tables
+from sweep.search import Candidate
 from sweep.settings import Settings
-from sweep.worker import FoldTrainable, Workplace
+from sweep.worker import FoldTrainable
 
 FOLDS = 10
 SLOTS_A_NODE = 16
@@ -46,15 +52,19 @@ def settings(configurations: int, *more: str) -> Settings:
     return load_settings([f"folds.count={FOLDS}", f"search.configurations={configurations}", *more])
 
 
-def auc(unit: Unit) -> float:
-    return 0.5 + int(unit.configuration[:6], 16) % 997 / 2000 + unit.fold / 1e4
-
-
-def write_unit(folder: Path, result: dict[str, Any]) -> None:
-    for name in ("predictions.parquet", "inner_predictions.parquet", "curve.csv"):
-        (folder / name).write_bytes(os.urandom(4000))
-    (folder / "weights.pt").write_bytes(bytes(342_000))
-    (folder / "result.json").write_text(json.dumps(result))
+def write_unit(folder: Path, unit: Unit, result: dict[str, Any], weights: int = 342_000) -> None:
+    """What a fold leaves: predictions of 30 patients with two slices each, by a configuration of its own quality."""
+    quality = int(unit.configuration[:6], 16) % 997 / 500
+    label = np.repeat(np.arange(30) % 3 == 0, 2)
+    score = np.random.default_rng([int(unit.configuration, 16), unit.fold]).normal(quality * label, 1)
+    table = pd.DataFrame({"label": label.astype(int), "probability": ndtr(score)})
+    table.insert(0, "patient_id", [f"{unit.fold}-{row // 2:03d}" for row in range(60)])
+    table.insert(1, "sop_instance_uid", [f"1.2.826.0.1.3680043.8.498.{unit.fold}.{row}" for row in range(60)])
+    for name in ("predictions", "inner_predictions"):
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+    (folder / "curve.csv").write_text("epoch,train_loss,inner_loss,inner_auc\n" + "0,0.5,0.5,0.5\n" * 50)
+    (folder / "weights.pt").write_bytes(bytes(weights))
+    (folder / "result.json").write_text(json.dumps(result | {"epochs": 50, "best_epoch": 0, "seconds": 1.0}))
 
 
 class SleepingTrainable(FoldTrainable):
@@ -65,7 +75,7 @@ class SleepingTrainable(FoldTrainable):
         for one in self._pack:
             folder = one.ledger.begin(one.unit)
             time.sleep(float(os.environ.get("SECONDS_A_FOLD", "1")))
-            write_unit(folder, {"worker": os.getpid(), "started": started, "ended": time.monotonic()})
+            write_unit(folder, one.unit, {"worker": os.getpid(), "started": started, "ended": time.monotonic()})
             one.ledger.finish(one.unit)
         return {"folds": len(self._pack)}
 
@@ -92,15 +102,10 @@ def sweep(slots: int, seconds: float, rounds: int) -> None:
         folder = Path(name)
         ledger = Ledger(folder / "ledger", "split")
         study = open_study(folder / "optuna.journal", "scaling", chosen.own_values())
-        search = Search(chosen, study, ledger, FOLDS, auc)
-        place = Workplace(
-            directory=folder, ledger=ledger.folder, split=folder, split_digest="split", store=folder, store_digest=""
-        )
-        cluster = chosen.cluster.model_copy(update={"address": address})
-        began = time.monotonic()
-        tune_adapter.run_units(
-            search, lambda _: place, chosen.resources, cluster, on_event=lambda *_: None, beat=lambda: None
-        )
+        search = open_search(chosen, study, ledger, FOLDS)
+        store, place, began = PatchStore(folder, ""), (ledger, folder), time.monotonic()
+        joined = chosen.model_copy(update={"cluster": chosen.cluster.model_copy(update={"address": address})})
+        tune_adapter.run_units(search, joined, store, lambda _: place, on_event=lambda *_: None, beat=lambda: None)
         report(f"{slots} slots", ledger.folder, began)
 
 
@@ -166,47 +171,59 @@ def peers(slots: int, seconds: float, rounds: int) -> None:
             )
 
 
-def core(units: int, slots: int = 1000) -> None:
+def core(units: int, strategy: str, slots: int = 1000) -> None:
     """Search and ledger without Ray: the driver's time a unit and memory, then the same sweep resumed."""
-    chosen = settings(-(-units // FOLDS))
+    chosen = core_settings(units, strategy)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        ledger, began = Ledger(folder / "ledger", "split"), time.monotonic()
-        search = Search(chosen, open_study(folder / "journal", "scaling", chosen.own_values()), ledger, FOLDS, auc)
-        before, spent, writing = psutil.Process().memory_info().rss, 0.0, 0.0
+        run, began = RunFolder(Path(name)), time.monotonic()
+        ledger, study = Ledger(run.ledger, "split"), open_study(run.journal, "scaling", chosen.own_values())
+        search = open_search(chosen, study, ledger, FOLDS)
+        before, times, writing = psutil.Process().memory_info().rss, list[float](), 0.0
         running: deque[tuple[Candidate, int]] = deque()
         while True:
             clock = time.perf_counter()
             while len(running) < slots and (unit := search.next_unit()):
                 running.append(unit)
-            spent += time.perf_counter() - clock
+            times.append(time.perf_counter() - clock)
             if not running:
                 break
             candidate, fold = running.popleft()
             clock = time.perf_counter()
-            write_unit(ledger.begin(candidate.unit(fold)), {})
+            write_unit(ledger.begin(candidate.unit(fold)), candidate.unit(fold), {}, weights=1000)
             ledger.finish(candidate.unit(fold))
             writing += time.perf_counter() - clock
             clock = time.perf_counter()
             search.succeeded(candidate, fold)
-            spent += time.perf_counter() - clock
-        memory = psutil.Process().memory_info().rss - before
+            times.append(time.perf_counter() - clock)
+        done = sum(len(candidate.fold_aucs) for candidate in search.candidates)
+        memory, last = psutil.Process().memory_info().rss - before, times[-len(times) // 10 :]
         print(
-            f"{units} units, {slots} slots: {1000 * spent / units:.2f} ms a decision, {memory / units / 1000:.1f} kB "
-            f"a unit; the ledger's writing {1000 * writing / units:.2f} ms; {time.monotonic() - began:.0f} s in all",
+            f"{units} units, {slots} slots, {strategy}: {done} trained, {1000 * sum(times) / done:.2f} ms a decision "
+            f"(in the last tenth {1000 * sum(last) / (len(last) / 2):.2f}), {memory / done / 1000:.1f} kB a unit; "
+            f"the ledger's writing {1000 * writing / done:.2f} ms; {time.monotonic() - began:.0f} s in all",
             flush=True,
         )
-        resume = f"import benchmarks.scaling as s; s.resume({units}, {str(folder)!r})"
-        os.spawnl(os.P_WAIT, sys.executable, sys.executable, "-c", resume)
+        again = f"import benchmarks.scaling as s; s.resume({units}, {strategy!r}, {name!r})"
+        os.spawnl(os.P_WAIT, sys.executable, sys.executable, "-c", again)
 
 
-def resume(units: int, folder: str) -> None:
+def core_settings(units: int, strategy: str) -> Settings:
+    return settings(-(-units // FOLDS), f"search.racing.strategy={strategy}")
+
+
+def resume(units: int, strategy: str, folder: str) -> None:
     """In a fresh process, which has looked at no unit yet."""
-    chosen, began = settings(-(-units // FOLDS)), time.monotonic()
-    study = open_study(Path(folder, "journal"), "scaling", chosen.own_values())
-    search = Search(chosen, study, Ledger(Path(folder, "ledger"), "split"), FOLDS, auc)
+    chosen, run, began = core_settings(units, strategy), RunFolder(Path(folder)), time.monotonic()
+    ledger, study = Ledger(run.ledger, "split"), open_study(run.journal, "scaling", chosen.own_values())
+    search = open_search(chosen, study, ledger, FOLDS)
     assert search.is_finished
-    print(f"  resumed, every checksum looked at, in {time.monotonic() - began:.1f} s", flush=True)
+    searched = time.monotonic()
+    write_tables(run, ledger, search.candidates, chosen.evaluation)
+    print(
+        f"  resumed, every checksum looked at, in {searched - began:.1f} s; "
+        f"tables written in {time.monotonic() - searched:.1f} s",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -216,11 +233,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", action="store_true")
     parser.add_argument("--core", action="store_true")
+    parser.add_argument("--strategy", default="none")
     parser.add_argument("--units", type=int, nargs="+", default=[100, 1000, 10_000])
     chosen = parser.parse_args()
     if chosen.core:
         for units in chosen.units:
-            core(units)
+            core(units, chosen.strategy)
         return
     tune_adapter.FoldTrainable = SleepingTrainable  # type: ignore[misc]
     for slots in chosen.slots:

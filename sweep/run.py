@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.console import Console
@@ -31,9 +31,6 @@ from sweep.search import Candidate, Search
 from sweep.search_pool import SearchPool
 from sweep.settings import Settings
 from sweep.tracking import Tracker
-
-if TYPE_CHECKING:
-    from sweep.worker import Workplace
 
 log = logging.getLogger("sweep")
 DONE, FAILED, INTERRUPTED = 0, 1, 130
@@ -108,15 +105,18 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
     # Only now: Ray takes seconds to import, and a finished sweep needs none of it.
     from sweep.tune_adapter import run_units
 
-    workplace = _workplace(settings, ledger, run.split, store)
+    next_tables = 0.0
     with Display(search, settings.search.configurations, tracker.epochs) as display:
 
         def on_event(candidate: Candidate, fold: int) -> None:
+            nonlocal next_tables
             for changed in (candidate, *display.finished(candidate, fold)):
                 _track_finished(tracker, ledger, changed, settings)
-            if candidate.is_complete or candidate.failures:
+            if (candidate.is_complete or candidate.failures) and (began := time.monotonic()) >= next_tables:
                 write_tables(run, ledger, search.candidates, settings.evaluation)
                 seal(run.journal)
+                # All folds are read for it: however many they are, that takes a hundredth of the time.
+                next_tables = time.monotonic() + 100 * (time.monotonic() - began)
 
         def beat() -> None:
             display.draw()
@@ -124,21 +124,7 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
                 for fold in candidate.running:
                     tracker.follow(candidate.number, fold, ledger.curve(candidate.unit(fold)))
 
-        run_units(search, lambda _: workplace, settings.resources, settings.cluster, on_event=on_event, beat=beat)
-
-
-def _workplace(settings: Settings, ledger: Ledger, split: Path, store: PatchStore) -> Workplace:
-    from sweep.worker import Workplace
-
-    return Workplace(
-        directory=Path.cwd(),
-        ledger=ledger.folder.resolve(),
-        split=split.resolve(),
-        split_digest=ledger.split_digest,
-        store=store.folder.resolve(),
-        store_digest=store.digest,
-        node_folder=settings.cluster.node_folder if settings.cluster.address else None,
-    )
+        run_units(search, settings, store, lambda _: (ledger, run.split), on_event=on_event, beat=beat)
 
 
 def _announce(settings: Settings, split: pd.DataFrame) -> None:
@@ -170,10 +156,10 @@ def _validate_further(
     if not pool.is_finished:
         from sweep.tune_adapter import run_units
 
-        def place(candidate: Candidate) -> Workplace:
-            return _workplace(settings, pool.stage(candidate).ledger, pool.stage(candidate).split, store)
+        def place(candidate: Candidate) -> tuple[Ledger, Path]:
+            return pool.stage(candidate).ledger, pool.stage(candidate).split
 
-        run_units(pool, place, settings.resources, settings.cluster, on_event=on_event, beat=lambda: None)
+        run_units(pool, settings, store, place, on_event=on_event, beat=lambda: None)
     write_further_tables(run, settings, best, pool)
     return exit_code(pool)
 

@@ -19,18 +19,22 @@ from ray import tune
 from ray.tune import RunConfig, TuneConfig
 from ray.tune.search import Searcher
 
-from sweep.ledger import Unit
+from datasets.patches import PatchStore
+from sweep.ledger import Ledger, Unit
 from sweep.search import Candidate, Search
 from sweep.search_pool import SearchPool
-from sweep.settings import Cluster, Configuration, Resources, SettingsError
+from sweep.settings import Cluster, Configuration, Resources, Settings, SettingsError
 from sweep.watch import Watch, living_nodes
-from sweep.worker import FoldTrainable, PackedUnit, Workplace
+from sweep.worker import FoldTrainable, Work
 
 WORKER_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a unit without a GPU sees none
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # the working directory is the sweep's
 }
 FOLDS_SIDE_BY_SIDE = 10  # the study's: one configuration on one GPU
+
+Pack = list[tuple[Candidate, int]]
+Place = Callable[[Candidate], tuple[Ledger, Path]]
 
 log = logging.getLogger("sweep")
 
@@ -44,43 +48,36 @@ class UnitSearcher(Searcher):
     def __init__(
         self,
         search: Search | SearchPool,
-        workplace: Callable[[Candidate], Workplace],
+        place: Place,
         on_event: Callable[[Candidate, int], None],
         watch: Watch,
+        config: Mapping[str, Any],
     ) -> None:
+        """`config`: of every worker, see FoldTrainable; the others as for `run_units`."""
         super().__init__()
-        self._watch, self._failed_on = watch, defaultdict[Unit, set[str]](set)
-        self._retries: list[list[tuple[Candidate, int]]] = []
-        self._search, self._workplace, self._on_event = search, workplace, on_event
-        self._packs: dict[str, list[tuple[Candidate, int]]] = {}
+        self._search, self._place, self._on_event, self._watch = search, place, on_event, watch
+        self._common, self._packs = config, dict[str, Pack]()
+        self._failed_on = defaultdict[Unit, set[str]](set)
         self.pack_size: Callable[[Configuration], int] = lambda _: 1
         self.error: Exception | None = None
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Ray's own FINISHED is a str
+    @contextmanager
+    def _errors_kept(self) -> Iterator[None]:
         try:
-            if self.error or (self._search.is_finished and not self._retries):
+            yield
+        except Exception as error:
+            self.error = self.error or error
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Ray's own FINISHED is a str
+        with self._errors_kept():
+            if self.error or self._search.is_finished:
                 return Searcher.FINISHED
             # A retry waits for more room than others leave: nobody else starts before it has.
-            pack = self._retries.pop() if self._retries else [] if self._watch.avoiding else self._next_pack()
-        except Exception as error:
-            self.error = error
-            return Searcher.FINISHED
-        if not pack:
-            return None
-        self._packs[trial_id] = pack
-        return self._config(pack) | (self._elsewhere(trial_id, pack) if _is_retry(pack) else {})
-
-    def _config(self, pack: list[tuple[Candidate, int]]) -> dict[str, Any]:
-        return {"pack": [self._packed(*unit).model_dump(mode="json") for unit in pack]}
-
-    def _elsewhere(self, trial_id: str, pack: list[tuple[Candidate, int]]) -> dict[str, Any]:
-        """A retry gets twice the room of the last try, for memory may have been short, and another node if any."""
-        nodes = living_nodes()
-        failed_on = {node for candidate, fold in pack for node in self._failed_on[candidate.unit(fold)]}
-        avoid = frozenset(failed_on & nodes.keys() if nodes.keys() - failed_on else ())
-        self._watch.avoiding[trial_id] = avoid
-        tries = max(candidate.tries.get(fold, 0) for candidate, fold in pack)
-        return {"times": 2**tries, "nodes": list(nodes.values()), "avoid": sorted(avoid)}
+            if self._watch.avoiding or not (pack := self._next_pack()):
+                return None
+            self._packs[trial_id] = pack
+            return self._config(pack) | (self._elsewhere(trial_id, pack) if _is_retry(pack) else {})
+        return Searcher.FINISHED
 
     def is_over(self, trial_id: str, result: Mapping[Any, Any]) -> bool:
         """After a pack: whether its worker's trial ends. Else the worker has been given the next pack.
@@ -89,53 +86,57 @@ class UnitSearcher(Searcher):
         """
         was_retry = _is_retry(self._packs[trial_id])
         self._end_pack(trial_id)
-        try:
-            if was_retry or self._retries or self._watch.avoiding or self.error or not (pack := self._next_pack()):
+        with self._errors_kept():
+            if was_retry or self._watch.avoiding or self.error or not (pack := self._next_pack()):
                 return True
-            if _is_retry(pack):
-                self._retries.append(pack)
+            if _is_retry(pack):  # for a worker with more room
+                pack[0][0].running.discard(pack[0][1])
                 return True
             self._packs[trial_id] = pack
             self._watch.actors[trial_id].reset_config.remote(self._config(pack))
-        except Exception as error:
-            self.error = error
         return self.error is not None
-
-    def _next_pack(self) -> list[tuple[Candidate, int]]:
-        """Units for one worker; one that failed before goes alone, so that it takes no others with it again."""
-        pack: list[tuple[Candidate, int]] = []
-        size = 1
-        while len(pack) < size and (unit := self._search.next_unit()):
-            pack.append(unit)
-            candidate, fold = pack[0]
-            size = 1 if candidate.tries.get(fold) else self.pack_size(candidate.configuration)
-        return pack
-
-    def _packed(self, candidate: Candidate, fold: int) -> PackedUnit:
-        return PackedUnit(configuration=candidate.configuration, fold=fold, workplace=self._workplace(candidate))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self._end_pack(trial_id)
         self._watch.forget(trial_id)
 
-    def _end_pack(self, trial_id: str) -> None:
-        """Whatever Tune says of the trial, the ledger says which of its units are done."""
-        node, stalled = self._watch.node_of(trial_id), self._watch.stalled.get(trial_id)
-        for candidate, fold in self._packs.pop(trial_id, []):
-            try:
-                self._take_outcome(candidate, fold, node, stalled)
-            except Exception as problem:
-                self.error = self.error or problem
-
     def folders(self, trial_id: str) -> list[Path]:
         """In which a trial's worker works."""
-        packed = [self._packed(*unit) for unit in self._packs.get(trial_id, [])]
-        return [one.ledger.partial(one.unit) for one in packed]
+        pack = self._packs.get(trial_id, [])
+        return [self._place(candidate)[0].partial(candidate.unit(fold)) for candidate, fold in pack]
+
+    def _next_pack(self) -> Pack:
+        """Units for one worker; one that failed before goes alone, so that it takes no others with it again."""
+        pack: Pack = []
+        size = 1
+        while len(pack) < size and (unit := self._search.next_unit()):
+            pack.append(unit)
+            size = 1 if _is_retry(pack[:1]) else self.pack_size(pack[0][0].configuration)
+        return pack
+
+    def _config(self, pack: Pack) -> dict[str, Any]:
+        return {"pack": [Work(one.configuration, fold, *self._place(one)) for one, fold in pack], **self._common}
+
+    def _elsewhere(self, trial_id: str, pack: Pack) -> dict[str, Any]:
+        """A retry gets twice the room of the last try, for memory may have been short, and another node if any."""
+        nodes = living_nodes()
+        failed_on = set[str]().union(*(self._failed_on[candidate.unit(fold)] for candidate, fold in pack))
+        avoid = frozenset(failed_on & nodes.keys() if nodes.keys() - failed_on else ())
+        self._watch.avoiding[trial_id] = avoid
+        tries = max(candidate.tries.get(fold, 0) for candidate, fold in pack)
+        return {"times": 2**tries, "nodes": list(nodes.values()), "avoid": sorted(avoid)}
+
+    def _end_pack(self, trial_id: str) -> None:
+        """Whatever Tune says of the trial, the ledger says which of its units are done."""
+        node, stalled = self._watch.nodes.get(trial_id), self._watch.stalled.get(trial_id)
+        for candidate, fold in self._packs.pop(trial_id, []):
+            with self._errors_kept():
+                self._take_outcome(candidate, fold, node, stalled)
 
     def _take_outcome(self, candidate: Candidate, fold: int, node: str | None, stalled: str | None) -> None:
-        packed = self._packed(candidate, fold)
-        if packed.ledger.is_done(packed.unit):
-            for damaged in packed.ledger.finished(packed.unit).glob("*.damaged"):
+        (ledger, _), unit = self._place(candidate), candidate.unit(fold)
+        if ledger.is_done(unit):
+            for damaged in ledger.finished(unit).glob("*.damaged"):
                 log.warning("%s: a checkpoint that was not whole was not used", damaged)
             self._search.succeeded(candidate, fold)
         elif node and node not in living_nodes():
@@ -143,8 +144,8 @@ class UnitSearcher(Searcher):
             candidate.running.discard(fold)  # no try of its own: machines that come and go must not fail it
             return
         else:
-            reason, final = packed.ledger.take_failure(packed.unit)
-            self._failed_on[packed.unit] |= {node} if node else set()
+            reason, final = ledger.take_failure(unit)
+            self._failed_on[unit] |= {node} if node else set()
             self._search.failed(candidate, fold, stalled or reason, final=final)
         self._on_event(candidate, fold)
 
@@ -152,14 +153,11 @@ class UnitSearcher(Searcher):
     def save(self, checkpoint_path: str) -> None:
         Path(checkpoint_path).touch()
 
-    def restore(self, checkpoint_path: str) -> None:
-        raise RuntimeError("a sweep resumes from its ledger, not from Tune's snapshots: start it again")
-
     def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
         return Searcher, ()
 
 
-def _is_retry(pack: list[tuple[Candidate, int]]) -> bool:
+def _is_retry(pack: Pack) -> bool:
     return any(candidate.tries.get(fold) for candidate, fold in pack)
 
 
@@ -178,9 +176,9 @@ def trial_resources(needed: Mapping[str, float], config: Mapping[str, Any]) -> t
 
 def run_units(
     search: Search | SearchPool,
-    workplace: Callable[[Candidate], Workplace],
-    resources: Resources,
-    cluster: Cluster,
+    settings: Settings,
+    store: PatchStore,
+    place: Place,
     *,
     on_event: Callable[[Candidate, int], None],
     beat: Callable[[], None],
@@ -191,26 +189,27 @@ def run_units(
 
     Args:
         search: hands out the units and takes their outcomes.
-        workplace: of a candidate: folders that every worker sees, with the split that the candidate is trained on.
-        resources: CPUs and GPUs of a unit; several units share a GPU where its share is below one.
-        cluster: the Ray to join, if any, and how many units it takes at once.
+        settings: what a unit takes of a machine, and the Ray to join, if any.
+        store: the cohort's patches, where every worker sees them.
+        place: of a candidate: its ledger and the split that it is trained on, where every worker sees them.
         on_event: called with the candidate and fold after each outcome.
-        beat: called every SECONDS_BETWEEN_BEATS, to show progress.
+        beat: called about every second, to show progress.
 
     Raises:
         SettingsError: there is no such Ray, or a unit does not fit it.
     """
     _quiet()
+    resources, cluster = settings.resources, settings.cluster
+    config = {"directory": Path.cwd(), "store": PatchStore(store.folder, store.digest)}
+    config["node_folder"] = cluster.node_folder if cluster.address else None
     with _ray(cluster) as scratch, _stop_requested() as stop, suppress(KeyboardInterrupt):
         watch = Watch(beat, stop, lambda trial: searcher.folders(trial), resources.stall_minutes)
-        searcher = UnitSearcher(search, workplace, on_event, watch)
+        searcher = UnitSearcher(search, place, on_event, watch, config)
         available = ray.cluster_resources()  # type: ignore[no-untyped-call]
         needed, slots = fold_resources(resources, available, cluster.folds_at_once)
-        searcher.pack_size = partial(pack_size, resources, on_gpu=needed["gpu"] > 0, slots=slots)
+        searcher.pack_size = partial(pack_size, resources, on_gpu=needed["GPU"] > 0, slots=slots)
         tune.Tuner(
-            tune.with_resources(
-                FoldTrainable, partial(trial_resources, {name.upper(): amount for name, amount in needed.items()})
-            ),
+            tune.with_resources(FoldTrainable, partial(trial_resources, needed)),
             tune_config=TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=slots, reuse_actors=True),
             run_config=RunConfig(
                 name="units", storage_path=scratch, verbose=0, stop=searcher.is_over, callbacks=[watch]
@@ -252,19 +251,20 @@ def _init(cluster: Cluster) -> None:
 def _stop_requested() -> Iterator[threading.Event]:
     """Set by the first SIGINT or SIGTERM; the second one acts as it would have before."""
     stop = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def request(number: int, frame: object) -> None:  # noqa: ARG001
+    def request(*_: object) -> None:
         stop.set()
-        signal.signal(number, before[signal.Signals(number)])
+        restore()
 
-    for number in before:
-        signal.signal(number, request)
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()
 
 
 def _quiet() -> None:
@@ -289,22 +289,20 @@ def fold_resources(
         SettingsError: not even one fits, or a GPU that is not there yet is to be counted on.
     """
     gpus = resources.gpus_per_fold
+    if at_once is not None and gpus is None:
+        raise SettingsError(
+            f"cluster.folds_at_once={at_once}: nodes that come later may have GPUs; "
+            "write resources.gpus_per_fold=1, a share of one, or 0"
+        )
+    own = min(available.get("GPU", 0.0), 1.0) if gpus is None else gpus
+    needed = {"CPU": float(resources.cpus_per_fold), "GPU": own}
     if at_once is not None:
-        if gpus is None:
-            raise SettingsError(
-                f"cluster.folds_at_once={at_once}: nodes that come later may have GPUs; "
-                "write resources.gpus_per_fold=1, a share of one, or 0"
-            )
-        return {"cpu": float(resources.cpus_per_fold), "gpu": gpus}, at_once
-    needed = {
-        "cpu": float(resources.cpus_per_fold),
-        "gpu": min(available.get("GPU", 0.0), 1.0) if gpus is None else gpus,
-    }
+        return needed, at_once
     for name, amount in needed.items():
-        there = available.get(name.upper(), 0.0)
-        if amount > there:
-            raise SettingsError(f"resources.{name}s_per_fold={amount:g}: there are {there:g}; write {there:g} or less")
-    return needed, min(int(available[name.upper()] / amount) for name, amount in needed.items() if amount)
+        if amount > (there := available.get(name, 0.0)):
+            setting = f"resources.{name.lower()}s_per_fold={amount:g}"
+            raise SettingsError(f"{setting}: there are {there:g}; write {there:g} or less")
+    return needed, min(int(available[name] / amount) for name, amount in needed.items() if amount)
 
 
 def pack_size(resources: Resources, configuration: Configuration, *, on_gpu: bool, slots: int) -> int:

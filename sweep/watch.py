@@ -11,8 +11,7 @@ from typing import Any
 import ray
 from ray.tune import Callback
 
-SECONDS_BETWEEN_BEATS = 0.5
-SECONDS_BETWEEN_LOOKS = 5.0
+SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class Watch(Callback):
@@ -26,15 +25,16 @@ class Watch(Callback):
         stall_minutes: float,
     ) -> None:
         """Args:
-        beat: called every SECONDS_BETWEEN_BEATS, to show progress.
+        beat: called with every look, to show progress.
         stop: set when the user wants to stop.
         folders: in which a trial works.
         stall_minutes: a worker in whose folders nothing changes for so long is killed; its units are tried again.
         """
         self._beat, self._stop, self._folders, self._stall_minutes = beat, stop, folders, stall_minutes
-        self._next_beat = self._next_look = 0.0
+        self._next_look = 0.0
         self.actors: dict[str, Any] = {}
-        self._nodes: dict[Any, str] = {}
+        self.nodes: dict[str, str] = {}
+        """Of each trial's worker."""
         self._progress: dict[str, tuple[object, float]] = {}
         self.stalled: dict[str, str] = {}
         """Why a trial's worker was killed."""
@@ -44,27 +44,21 @@ class Watch(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         actor = self.actors[trial.trial_id] = trial.temporary_state.ray_actor
-        if actor not in self._nodes:
-            self._nodes[actor] = ray.get(actor.node.remote())
+        self.nodes[trial.trial_id] = ray.get(actor.node.remote())
         self.avoiding.pop(trial.trial_id, None)
-
-    def node_of(self, trial_id: str) -> str | None:
-        return self._nodes.get(self.actors.get(trial_id))
 
     def forget(self, trial_id: str) -> None:
         """The trial has ended."""
-        self._nodes.pop(self.actors.pop(trial_id, None), None)
-        for table in (self._progress, self.stalled, self.avoiding):
+        for table in (self.actors, self.nodes, self._progress, self.stalled, self.avoiding):
             table.pop(trial_id, None)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         now = time.monotonic()
-        if now >= self._next_beat:
-            self._beat()
-            self._next_beat = time.monotonic() + SECONDS_BETWEEN_BEATS
         if now >= self._next_look:
+            self._beat()
             self._look(now)
-            self._next_look = now + SECONDS_BETWEEN_LOOKS
+            took = time.monotonic() - now
+            self._next_look = now + took + max(SECONDS_BETWEEN_LOOKS, 20 * took)  # a twentieth of the driver's time
         if self._stop.is_set() or self.error:
             raise KeyboardInterrupt
 

@@ -23,7 +23,6 @@ from sweep.search import Candidate, Search
 from sweep.settings import Settings, SettingsError
 from sweep.train_fold import train_fold
 from sweep.tune_adapter import fold_resources, pack_size, run_units, trial_resources
-from sweep.worker import Workplace
 from tests.stores import write_split, write_store
 from tests.test_train_fold import QUICK
 
@@ -43,22 +42,8 @@ class Sweep:
     after_fold: Callable[[], None] = lambda: None
 
     def run(self) -> None:
-        workplace = Workplace(
-            directory=Path.cwd(),
-            ledger=self.ledger.folder,
-            split=self.split,
-            split_digest=self.ledger.split_digest,
-            store=self.store.folder,
-            store_digest=self.store.digest,
-        )
-        run_units(
-            self.search,
-            lambda _: workplace,
-            self.settings.resources,
-            self.settings.cluster,
-            on_event=self.note,
-            beat=lambda: None,
-        )
+        place = self.ledger, self.split
+        run_units(self.search, self.settings, self.store, lambda _: place, on_event=self.note, beat=lambda: None)
 
     def note(self, candidate: Candidate, fold: int) -> None:
         self.events.append((candidate.number, fold))
@@ -153,11 +138,11 @@ def _times(sweep: Sweep, number: int, fold: int) -> int:
 @pytest.mark.parametrize(
     ("overrides", "available", "expected"),
     [
-        ([], {"CPU": 2.0}, ({"cpu": 1.0, "gpu": 0.0}, 2)),
-        ([], {"CPU": 16.0, "GPU": 4.0}, ({"cpu": 1.0, "gpu": 1.0}, 4)),
-        (["resources.gpus_per_fold=0.25"], {"CPU": 16.0, "GPU": 2.0}, ({"cpu": 1.0, "gpu": 0.25}, 8)),
-        (["resources.cpus_per_fold=4"], {"CPU": 14.0, "GPU": 8.0}, ({"cpu": 4.0, "gpu": 1.0}, 3)),
-        (["resources.gpus_per_fold=0"], {"CPU": 3.0, "GPU": 1.0}, ({"cpu": 1.0, "gpu": 0.0}, 3)),
+        ([], {"CPU": 2.0}, ({"CPU": 1.0, "GPU": 0.0}, 2)),
+        ([], {"CPU": 16.0, "GPU": 4.0}, ({"CPU": 1.0, "GPU": 1.0}, 4)),
+        (["resources.gpus_per_fold=0.25"], {"CPU": 16.0, "GPU": 2.0}, ({"CPU": 1.0, "GPU": 0.25}, 8)),
+        (["resources.cpus_per_fold=4"], {"CPU": 14.0, "GPU": 8.0}, ({"CPU": 4.0, "GPU": 1.0}, 3)),
+        (["resources.gpus_per_fold=0"], {"CPU": 3.0, "GPU": 1.0}, ({"CPU": 1.0, "GPU": 0.0}, 3)),
     ],
 )
 def test_how_many_folds_fit_at_once(
@@ -232,7 +217,7 @@ def test_a_broken_search_ends_the_sweep_with_its_own_error(tmp_path: Path) -> No
 
 def test_folds_at_once_count_on_nodes_that_are_not_there_yet() -> None:
     resources = load_settings(["resources.gpus_per_fold=0.25"]).resources
-    assert fold_resources(resources, {"CPU": 0.0}, at_once=32) == ({"cpu": 1.0, "gpu": 0.25}, 32)
+    assert fold_resources(resources, {"CPU": 0.0}, at_once=32) == ({"CPU": 1.0, "GPU": 0.25}, 32)
     with pytest.raises(SettingsError, match=r"resources\.gpus_per_fold=1"):
         fold_resources(load_settings([]).resources, {"CPU": 4.0}, at_once=32)
 
