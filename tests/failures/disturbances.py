@@ -7,16 +7,20 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from zipfile import ZipFile
 
 import psutil
+from ray.cluster_utils import Cluster
 
-from tests.failures.sweeps import Place, called, check, descendants, ended, training, until
+from tests.failures import broken_gpu
+from tests.failures.sweeps import SECONDS, Place, called, check, descendants, ended, training, until
 
 Disturbance = Callable[[Place, random.Random], None]
 DISTURBANCES: dict[str, Disturbance] = {}
+ROOT = Path(__file__).parents[2]
 RAY = ("raylet", "gcs_server", "ray::", "/ray/")
 
 
@@ -25,14 +29,17 @@ def disturbance(function: Disturbance) -> Disturbance:
     return function
 
 
-def _somewhere_in_training(place: Place, driver: subprocess.Popen[bytes], generator: random.Random) -> None:
-    """Wait until some units are done, then a part of an epoch."""
+@contextmanager
+def _in_training(place: Place, generator: random.Random) -> Iterator[subprocess.Popen[bytes]]:
+    """A sweep that has done some units and a part of an epoch."""
     done = generator.randrange(3)
-    until(lambda: training(driver) and len(place.units()) >= done, driver)
-    time.sleep(generator.random())
+    with ended(place.start()) as driver:
+        until(lambda: training() and len(place.units()) >= done, driver)
+        time.sleep(generator.random())
+        yield driver
 
 
-def _kill(processes: list[psutil.Process]) -> None:
+def _kill(processes: Iterable[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
@@ -41,10 +48,9 @@ def _kill(processes: list[psutil.Process]) -> None:
 @disturbance
 def worker_killed(place: Place, generator: random.Random) -> None:
     """The sweep itself goes on: a new worker takes the unit up at its last epoch."""
-    with ended(place.start()) as driver:
-        _somewhere_in_training(place, driver, generator)
-        _kill(training(driver)[:1])
-        check(driver.wait(300) == 0, "the sweep did not outlive one of its workers")
+    with _in_training(place, generator) as driver:
+        _kill(training()[:1])
+        check(driver.wait(SECONDS) == 0, "the sweep did not outlive one of its workers")
 
 
 @disturbance
@@ -53,72 +59,106 @@ def worker_killed_while_it_writes_results(place: Place, generator: random.Random
     name = generator.choice(["predictions.parquet", "inner_predictions.parquet", "weights.pt", "result.json"])
     with ended(place.start()) as driver:
         if until(lambda: any(place.run.glob(f"ledger/*/*/*.*/{name}")), driver, pause=0.0005):
-            _kill(training(driver))
-        check(driver.wait(300) == 0, "the sweep did not outlive its workers")
+            _kill(training())
+        check(driver.wait(SECONDS) == 0, "the sweep did not outlive its workers")
 
 
 @disturbance
 def driver_killed(place: Place, generator: random.Random) -> None:
-    """Its orphaned workers must be gone, or at least write no more, when the sweep is started again."""
-    with ended(place.start()) as driver:
-        _somewhere_in_training(place, driver, generator)
+    """Its orphaned workers are gone soon; until then they write nothing that counts, if it is started again at once."""
+    with _in_training(place, generator) as driver:
         family = descendants(driver)
         driver.kill()
         driver.wait()
-        limit = time.monotonic() + 30
-        while called(family, "Trainable") and time.monotonic() < limit:
-            time.sleep(0.05)
-        check(not called(family, "Trainable"), "orphaned workers go on training")
-
-
-@disturbance
-def driver_killed_and_started_at_once(place: Place, generator: random.Random) -> None:
-    with ended(place.start()) as driver:
-        _somewhere_in_training(place, driver, generator)
-        family = descendants(driver)
-        driver.kill()
-        driver.wait()
-        place.finish()
-        _kill(list(family))
+        if generator.random() < 0.5:
+            place.finish()
+        else:
+            _, orphans = psutil.wait_procs(called(family, "Trainable"), timeout=30)
+            check(not orphans, "orphaned workers go on training")
+        _kill(family)
 
 
 @disturbance
 def worker_hangs(place: Place, generator: random.Random) -> None:
     """It is killed when it has finished no epoch for resources.stall_minutes."""
     place.changes.append("resources.stall_minutes=0.5")
-    with ended(place.start()) as driver:
-        _somewhere_in_training(place, driver, generator)
-        for worker in training(driver)[:1]:
+    with _in_training(place, generator) as driver:
+        for worker in training()[:1]:
             worker.suspend()
-        check(driver.wait(300) == 0, "the sweep did not outlive a worker that hangs")
+        check(driver.wait(SECONDS) == 0, "the sweep did not outlive a worker that hangs")
     check("no progress for 0.5 minutes" in place.log, "the log does not name the worker that hung")
 
 
 @disturbance
 def worker_out_of_memory(place: Place, generator: random.Random) -> None:
-    """The next try has twice the room."""
-    with ended(place.start()) as driver:
-        _somewhere_in_training(place, driver, generator)
-        for worker in training(driver)[:1]:
+    """Its process is given no more; the next try has twice the room."""
+    with _in_training(place, generator) as driver:
+        for worker in training()[:1]:
             resident = worker.memory_info().vms
             worker.rlimit(psutil.RLIMIT_AS, (resident, resident))
-        check(driver.wait(300) == 0, "the sweep did not outlive a worker without memory")
+        check(driver.wait(SECONDS) == 0, "the sweep did not outlive a worker without memory")
+
+
+@disturbance
+def machine_out_of_memory(place: Place, generator: random.Random) -> None:
+    """Ray's own monitor kills workers as soon as others have taken the memory."""
+    memory = psutil.virtual_memory()
+    place.environment["RAY_memory_usage_threshold"] = f"{(memory.total - memory.available + 2**31) / memory.total:.3f}"
+    place.environment["RAY_memory_monitor_refresh_ms"] = "50"
+    with _in_training(place, generator) as driver:
+        before, others = set(training()), list[bytes]()
+
+        def one_is_killed() -> bool:
+            others.append(b"1" * 2**27)
+            return len(others) > 64 or not before <= set(training())
+
+        until(one_is_killed, driver)
+        others.clear()
+        driver.wait(SECONDS)  # tries may have run out
+    place.environment.clear()
+    place.must_log.append("the worker process died (killed, out of memory, or its node was lost)")
+
+
+@disturbance
+def gpu_broken(place: Place, generator: random.Random) -> None:
+    """A CUDA error costs a try and its process, which is of no use any more; one that comes every time, the unit."""
+    errors = generator.choice([1, 2, 100])
+    broken_gpu.install(place.folder / "plugin", errors)
+    place.environment["PYTHONPATH"] = os.pathsep.join([str(place.folder / "plugin"), str(ROOT)])
+    place.changes.append("resources.folds_per_pack=2")
+    with ended(place.start()) as driver:
+        check(driver.wait(SECONDS) == (1 if errors == 100 else 0), f"not the exit code for {errors} CUDA errors")
+    place.environment.clear()
+    place.must_log.append("failed for good (AcceleratorError" if errors == 100 else "tried again (AcceleratorError")
 
 
 @disturbance
 def raylet_killed(place: Place, generator: random.Random) -> None:
-    with ended(place.start()) as driver:
-        _somewhere_in_training(place, driver, generator)
+    with _in_training(place, generator) as driver:
         _kill(called(descendants(driver), "/raylet"))
-        driver.wait(300)  # it says so and ends, rather than wait for a node that will not come back
+        driver.wait(SECONDS)  # it says so and ends, rather than wait for a node that will not come back
+
+
+@disturbance
+def raylet_of_one_node_killed(place: Place, generator: random.Random) -> None:
+    """Its units go on on the other node."""
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        other = nodes.add_node(num_cpus=1)
+        place.changes.append(f"cluster.address={nodes.address}")
+        with _in_training(place, generator) as driver:
+            other.kill_raylet()
+            check(driver.wait(SECONDS) == 0, "the sweep did not outlive a node")
+    finally:
+        nodes.shutdown()
+        place.changes.clear()
 
 
 @disturbance
 def all_of_ray_killed(place: Place, generator: random.Random) -> None:
-    with ended(place.start()) as driver:
-        _somewhere_in_training(place, driver, generator)
+    with _in_training(place, generator) as driver:
         _kill(called(descendants(driver), *RAY))
-        driver.wait(300)
+        driver.wait(SECONDS)
 
 
 def _half_done(place: Place) -> None:
@@ -130,12 +170,12 @@ def _half_done(place: Place) -> None:
         driver.wait()
 
 
-def _damage(file: Path, generator: random.Random) -> None:
-    """Half of it, nothing, or a flipped bit."""
+def _damage(file: Path, generator: random.Random, matters: bytes = b"") -> None:
+    """Half of it, nothing, or a flipped bit in the part that matters."""
     content = bytearray(file.read_bytes())
     kind = generator.choice(["half", "empty", "bit"])
     if kind == "bit":
-        content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+        content[content.index(matters) + generator.randrange(len(matters or content))] ^= 1 << generator.randrange(8)
     file.write_bytes(content if kind == "bit" else content[: len(content) // 2 if kind == "half" else 0])
 
 
@@ -143,7 +183,9 @@ def _damage(file: Path, generator: random.Random) -> None:
 def ledger_entry_damaged(place: Place, generator: random.Random) -> None:
     _half_done(place)
     folder = generator.choice(sorted(place.units()))
-    _damage(folder / generator.choice(["predictions.parquet", "curve.csv", "result.json", "DONE"]), generator)
+    # What DONE says last, of large files, is looked at only where they are used.
+    file = folder / generator.choice(["predictions.parquet", "curve.csv", "result.json", "DONE"])
+    _damage(file, generator, file.read_bytes().partition(b'"weights.pt"')[0])
     place.forgiven.add(folder)
     place.must_log.append(f"{folder.name}.damaged")
 
@@ -152,7 +194,9 @@ def ledger_entry_damaged(place: Place, generator: random.Random) -> None:
 def checkpoint_damaged(place: Place, generator: random.Random) -> None:
     _half_done(place)
     for checkpoint in place.run.glob("ledger/*/*/*.partial-*/last.ckpt"):
-        checkpoint.write_bytes(checkpoint.read_bytes()[: generator.randrange(1000, 100_000)])
+        with ZipFile(checkpoint) as archive:
+            largest = archive.read(max(archive.infolist(), key=lambda member: member.file_size))
+        _damage(checkpoint, generator, largest)
         place.must_log.append("a checkpoint that was not whole was not used")
 
 
@@ -177,11 +221,10 @@ def patch_store_damaged(place: Place, generator: random.Random) -> None:
 @disturbance
 def second_driver(place: Place, generator: random.Random) -> None:
     """It refuses; the first one goes on."""
-    with ended(place.start()) as driver:
-        _somewhere_in_training(place, driver, generator)
+    with _in_training(place, generator) as driver:
         check(place.finish() == 2, "a second driver did not refuse")
         check("another sweep is running here" in place.printed, "the second driver did not say why")
-        check(driver.wait(300) == 0, "the first driver failed")
+        check(driver.wait(SECONDS) == 0, "the first driver failed")
 
 
 @disturbance

@@ -54,6 +54,7 @@ class Place:
     forgiven: set[Path] = field(default_factory=set)
     """Finished folds that were damaged on purpose."""
     must_log: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def run(self) -> Path:
@@ -72,7 +73,7 @@ class Place:
         """`python -m sweep …` in a session of its own, so that no signal meant for it reaches the tests."""
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "sweep", *SETTINGS, f"cache={self.cache}", *self.changes]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | self.environment
         number = len(list(self.folder.glob("printed-*")))
         with (self.folder / f"printed-{number}").open("wb") as printed:
             return subprocess.Popen(
@@ -131,8 +132,9 @@ def called(processes: set[psutil.Process], *names: str) -> list[psutil.Process]:
     return sorted(found, key=lambda process: process.pid)
 
 
-def training(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return called(descendants(driver), "Trainable.train")
+def training() -> list[psutil.Process]:
+    """Workers of this process's sweep, be they on a Ray that it started or joined."""
+    return called(set(psutil.Process().children(recursive=True)), "Trainable.train")
 
 
 def until(condition: Callable[[], object], driver: subprocess.Popen[bytes], pause: float = 0.05) -> bool:

@@ -1,0 +1,40 @@
+"""A plugin of Lightning that raises what torch raises when a kernel fails, in as many processes as wanted.
+
+Loaded by every worker that finds the folder of `install` on its PYTHONPATH.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+ENTRY_POINT = "[pytorch_lightning.callbacks_factory]\nbroken_gpu = tests.failures.broken_gpu:callbacks\n"
+
+
+def install(folder: Path, errors: int) -> None:
+    information = folder / "broken_gpu-1.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-gpu\nVersion: 1\n")
+    (information / "entry_points.txt").write_text(ENTRY_POINT)
+    for number in range(errors):
+        (folder / f"{number}.error").touch()
+
+
+class BrokenGpu(pl.Callback):
+    """Every error breaks one process: its context answers nothing else from then on, as CUDA's does."""
+
+    context_is_broken = False
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        for error in Path(os.environ["PYTHONPATH"].split(os.pathsep)[0]).glob("*.error"):
+            if not BrokenGpu.context_is_broken:
+                error.unlink(missing_ok=True)
+                BrokenGpu.context_is_broken = True
+        if BrokenGpu.context_is_broken:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+def callbacks() -> list[pl.Callback]:
+    return [BrokenGpu()]
