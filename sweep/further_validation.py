@@ -29,11 +29,11 @@ FURTHER = ("repeats", "nested", "nested_patients", "permutations")  # tables in 
 REPEATED = 3  # configurations, the best ones, whose cross-validation is repeated
 
 
-def further_trainings(settings: Settings, folds: int) -> dict[str, int]:
-    """Fold-trainings of each kind, where none is done yet."""
+def further_trainings(settings: Settings, folds: int, complete: int) -> dict[str, int]:
+    """Fold-trainings of each kind, where none is done yet, after a sweep with so many `complete` configurations."""
     configurations, asked = settings.search.configurations, settings.evaluation
     return {
-        "repeats": asked.repeats * min(REPEATED, configurations) * folds,
+        "repeats": asked.repeats * min(REPEATED, complete) * folds,
         "nested": asked.nested * folds * (configurations * (folds - 1) + 1),
         "permutations": asked.permutations * configurations * folds,
     }

@@ -59,10 +59,10 @@ def run_sweep(settings: Settings) -> int:
         split = prepare_split(run, settings, store)
         ledger = Ledger(run.ledger, split_digest(split))
         run.save(settings)
-        _announce(settings, split)
         mend(run.journal)
         study = open_study(run.journal, run.path.name, settings.own_values())
         search = open_search(settings, study, ledger, split["fold"].nunique())
+        _announce(settings, split, search)
         try:
             _train(settings, run, store, ledger, search)
         finally:
@@ -127,14 +127,16 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
         run_units(search, settings, store, lambda _: (ledger, run.split), on_event=on_event, beat=beat)
 
 
-def _announce(settings: Settings, split: pd.DataFrame) -> None:
+def _announce(settings: Settings, split: pd.DataFrame, search: Search) -> None:
     """Say what evaluating costs before anything is trained."""
     if settings.evaluation.nested:
         require_inner_folds(split)
+    # An earlier run may have trained more configurations than are asked for now.
+    complete = max(settings.search.configurations, sum(candidate.is_complete for candidate in search.candidates))
     folds = split["fold"].nunique()
-    for kind, count in further_trainings(settings, folds).items():
+    for kind, count in further_trainings(settings, folds, complete).items():
         if count:
-            own = settings.search.configurations * folds
+            own = complete * folds
             log.info("evaluation.%s: %d fold-trainings beside the sweep's own %d", kind, count, own)
 
 
@@ -145,7 +147,7 @@ def _validate_further(
     complete = [candidate for candidate in search.candidates if candidate.is_complete]
     best = sorted(complete, key=lambda candidate: -candidate.mean_fold_auc)[:REPEATED]
     pool = further_searches(run, settings, split, best)
-    total = sum(further_trainings(settings, split["fold"].nunique()).values())
+    total = sum(further_trainings(settings, split["fold"].nunique(), len(complete)).values())
 
     def on_event(candidate: Candidate, fold: int) -> None:
         stage, done = pool.stage(candidate), sum(len(one.fold_aucs) for one in pool.candidates)

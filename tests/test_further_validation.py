@@ -205,9 +205,9 @@ def test_the_cost_that_is_announced_is_the_cost(tmp_path: Path) -> None:
     done = len(drive(pool))
     searched = [begun[0] for begun in pool.begun if begun[0].kind != "repeat"]
     twice = sum(c.folds for s in searched for c in s.search.candidates[1:] if c.values == s.search.candidates[0].values)
-    assert sum(further_trainings(settings, FOLDS).values()) == done + twice
-    assert further_trainings(settings, FOLDS) == {"repeats": 16, "nested": 28, "permutations": 16}
-    assert further_validation.REPEATED == 3
+    assert sum(further_trainings(settings, FOLDS, 2).values()) == done + twice
+    assert further_trainings(settings, FOLDS, 2) == {"repeats": 16, "nested": 28, "permutations": 16}
+    assert further_trainings(settings, FOLDS, 5)["repeats"] == further_validation.REPEATED * 8
 
 
 def test_too_few_patients_for_inner_folds_are_refused() -> None:

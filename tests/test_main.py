@@ -261,16 +261,18 @@ def test_ingest_reads_the_cohort_only_and_the_sweep_goes_on_from_there(workplace
 
 def test_nested_repeats_and_permutations_are_added_to_a_finished_run(workplace: Path, run: Path) -> None:
     further = ["evaluation=nested", "evaluation.repeats=2", "evaluation.permutations=1"]
+    complete = len(pd.read_csv(run / "configurations.csv"))  # three where the run has been extended before
     done = sweep(workplace, "name=demo", *TINY, *further)
     assert done.returncode == 0, done.stderr
     assert "evaluation.nested: 15 fold-trainings" in done.stderr
+    assert f"evaluation.repeats: {2 * 3 * complete} fold-trainings" in done.stderr
     text = {"patient_id": str}
     patients, split = (pd.read_csv(run / f"{name}.csv", dtype=text) for name in ("nested_patients", "split"))
     predicted = patients.sort_values("patient_id", ignore_index=True)[["patient_id", "label", "fold"]]
     pd.testing.assert_frame_equal(predicted, split)
     summary = json.loads((run / "summary.json").read_text())
     assert summary["nested"]["mean_of_folds"]["value"] == pytest.approx(pd.read_csv(run / "nested.csv")["auc"].mean())
-    assert [len(row["other_splits"]) for row in summary["repeats"]] == [2, 2]
+    assert [len(row["other_splits"]) for row in summary["repeats"]] == [2] * complete
     assert summary["permutations"]["p"] in (0.5, 1)
     assert "nested cross-validation" in (run / "report.html").read_text()
     again = sweep(workplace, "name=demo", *TINY, *further)
