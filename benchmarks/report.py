@@ -55,7 +55,17 @@ def write_run(run: Path, patients: int, configurations: int) -> None:
     calls = [(name, *item) for name, y in zip(names, label, strict=True) for item in draw_calls(y, random).items()]
     readers = pd.DataFrame(calls, columns=["patient_id", "reader", "call"])
     features = pd.DataFrame([draw_features(y, random) for y in label]).astype(int).assign(patient_id=names)
-    files = {"cohort": cohort, "split": split, "excluded": excluded, "configurations": pd.DataFrame(rows)}
+    units = pd.MultiIndex.from_product([range(configurations), range(FOLDS)], names=["configuration", "fold"])
+    folds = units.to_frame().assign(threshold=0.5, epochs=10, seconds=60.0)
+    (run / "ingest.json").write_text('{"patch_store": "/nowhere", "files": 0, "skipped": {}, "series": 0}')
+    files = {
+        "thresholds": folds,
+        "costs": folds,
+        "cohort": cohort,
+        "split": split,
+        "excluded": excluded,
+        "configurations": pd.DataFrame(rows),
+    }
     for name, content in (files | {"readers": readers, "features": features}).items():
         content.to_csv(run / f"{name}.csv", index=False)
 

@@ -1,31 +1,28 @@
-"""Percentile intervals by drawing patients anew, all rows of a patient at once, each class for itself (Efron 1979)."""
+"""Percentile intervals by drawing patients anew, each class for itself (Efron 1979)."""
 
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
-from sweep.patient_metrics import Array, Estimate, mean_roc_points
+from sweep.patient_metrics import Array, mean_roc_points
 
 RATES = np.linspace(0, 1, 51)  # false-positive rates of the ROC band
 
 
-def bootstrap_interval(
-    statistic: Callable[[Array], float],
-    label: Array,
-    patient: Array,
-    draws: int = 2000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> Estimate:
-    """A figure of the rows whose numbers `statistic` is given; `label` (N,) is the same in all rows of a patient.
+def bootstrap_limits(
+    statistic: Callable[[Array], float | Array], label: Array, draws: int = 2000, seed: int = 0
+) -> Array:
+    """(2, …): 95 % limits of a figure, or of each of several, of the patients whose numbers `statistic` is given.
 
-    No interval where a draw has no figure or all have the same.
+    `label` (N,) is that of every patient. Draws without a figure have no part.
     """
-    drawn = np.array([statistic(rows) for rows in draw_rows(label, patient, draws, seed)])
-    value = float(statistic(np.arange(len(label))))
-    low, high = np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return Estimate(value, float(low), float(high)) if low < high else Estimate(value, float("nan"), float("nan"))
+    random = np.random.default_rng(seed)
+    classes = [np.flatnonzero(label == kind) for kind in np.unique(label)]
+    drawn = [
+        np.asarray(statistic(np.concatenate([random.choice(of, len(of)) for of in classes]))) for _ in range(draws)
+    ]
+    return np.asarray(np.nanquantile(drawn, [0.025, 0.975], axis=0))
 
 
 def roc_band(label: Array, score: Array, fold: Array, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -39,18 +36,6 @@ def roc_band(label: Array, score: Array, fold: Array, draws: int = 1000, seed: i
     def curve(rows: Array) -> Array:
         return np.interp(RATES, *mean_roc_points(label[rows], score[rows], fold[rows]))
 
-    drawn = np.array([curve(rows) for rows in draw_rows(label, np.arange(len(label)), draws, seed)])
-    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
+    low, high = bootstrap_limits(curve, label, draws, seed)
     own = {"false_positive_rate": RATES, "sensitivity": curve(np.arange(len(label)))}
     return pd.DataFrame({**own, "low": low, "high": high})
-
-
-def draw_rows(label: Array, patient: Array, draws: int, seed: int) -> list[Array]:
-    """Numbers of the rows of each draw."""
-    _, first, code = np.unique(patient, return_index=True, return_inverse=True)
-    strata = [np.flatnonzero(label[first] == kind) for kind in np.unique(label)]
-    random, rows = np.random.default_rng(seed), []
-    for _ in range(draws):
-        drawn = np.concatenate([random.choice(members, len(members)) for members in strata])
-        rows.append(np.repeat(np.arange(len(code)), np.bincount(drawn, minlength=len(first))[code]))
-    return rows

@@ -29,21 +29,19 @@ def brier_score(label: Array, probability: Array) -> float:
     return float(np.mean((probability - label) ** 2))
 
 
-def calibration_curve(label: Array, probability: Array, bins: int = 10, quantiles: bool = False) -> pd.DataFrame:
+def calibration_curve(label: Array, probability: Array, bins: int = 10) -> pd.DataFrame:
     """A row per bin that holds patients: low, high, patients, mean_probability, observed, observed_low, observed_high.
 
-    Bins of equal width, or `quantiles` of the probabilities; a probability on an edge belongs to the lower bin.
-    `observed` is the malignant share, with Wilson's interval.
+    Bins of equal width; a probability on an edge belongs to the lower one. `observed` is the malignant share, with
+    Wilson's interval.
     """
-    edges = (
-        np.unique(np.quantile(probability, np.linspace(0, 1, bins + 1))) if quantiles else np.linspace(0, 1, bins + 1)
-    )
+    edges = np.linspace(0, 1, bins + 1)
     bin_of = np.searchsorted(edges[1:-1], probability)
     rows = []
     for number in np.unique(bin_of):
         inside = bin_of == number
         observed = wilson(int(label[inside].sum()), int(inside.sum()))
-        bounds = {"low": edges[number], "high": edges[min(number + 1, len(edges) - 1)], "patients": int(inside.sum())}
+        bounds = {"low": edges[number], "high": edges[number + 1], "patients": int(inside.sum())}
         shares = {"observed": observed.value, "observed_low": observed.low, "observed_high": observed.high}
         rows.append(bounds | {"mean_probability": probability[inside].mean()} | shares)
     return pd.DataFrame(rows)
@@ -59,7 +57,7 @@ def expected_calibration_error(label: Array, probability: Array, bins: int = 10)
     return float(np.average(abs(curve["mean_probability"] - curve["observed"]), weights=curve["patients"]))
 
 
-def calibration(label: Array, probability: Array, confidence: float = 0.95) -> Calibration:
+def calibration(label: Array, probability: Array) -> Calibration:
     """Logistic recalibration (Cox 1958; Van Calster et al. 2019, doi 10.1186/s12916-019-1466-7) with Wald's intervals.
 
     Intercept a of logit P(malignant) = a + logit(p), slope b of logit P(malignant) = a' + b logit(p), by maximum
@@ -69,14 +67,14 @@ def calibration(label: Array, probability: Array, confidence: float = 0.95) -> C
         return Calibration(NO_ESTIMATE, NO_ESTIMATE)
     x = logit(np.clip(probability, SATURATED, 1 - SATURATED))
     ones = np.ones((len(x), 1))
-    intercept = _last_coefficient(label, ones, x, confidence)
+    intercept = _last_coefficient(label, ones, x)
     benign, malignant = x[label == 0], x[label == 1]
     if benign.max() <= malignant.min() or malignant.max() <= benign.min():
         return Calibration(intercept, NO_ESTIMATE)
-    return Calibration(intercept, _last_coefficient(label, np.c_[ones, x], np.zeros(len(x)), confidence))
+    return Calibration(intercept, _last_coefficient(label, np.c_[ones, x], np.zeros(len(x))))
 
 
-def _last_coefficient(label: Array, design: Array, offset: Array, confidence: float) -> Estimate:
+def _last_coefficient(label: Array, design: Array, offset: Array) -> Estimate:
     """Of the logistic regression with the design (N, coefficients) and the offset (N,)."""
 
     def loss(beta: Array) -> tuple[float, Array]:
@@ -87,5 +85,5 @@ def _last_coefficient(label: Array, design: Array, offset: Array, confidence: fl
     beta = minimize(loss, np.zeros(design.shape[1]), jac=True, tol=1e-9).x
     probability = expit(offset + design @ beta)
     information = (design.T * probability * (1 - probability)) @ design
-    half = ndtri(0.5 + confidence / 2) * np.sqrt(np.linalg.inv(information)[-1, -1])
+    half = ndtri(0.975) * np.sqrt(np.linalg.inv(information)[-1, -1])
     return Estimate(float(beta[-1]), float(beta[-1] - half), float(beta[-1] + half))

@@ -76,28 +76,26 @@ def mcnemar(only_first: int, only_second: int) -> McNemar:
     return McNemar(min(1.0, twice), min(1.0, twice - float(binom.pmf(fewer, discordant, 0.5))))
 
 
-def paired_delong(label: Array, first: Array, second: Array, confidence: float = 0.95) -> AucComparison:
+def paired_delong(label: Array, first: Array, second: Array) -> AucComparison:
     """Two score vectors on the same patients, each of one model or reader (DeLong et al. 1988, doi 10.2307/2531595).
 
     Var(difference) = S1/m + S0/n, with S the variance of the differences of a class's placements; normal. Not for
     scores pooled over fold models: paired_mean_of_folds is.
     """
-    return _compare(label, first, second, np.zeros(len(label)), confidence, normal=True)
+    return _compare(label, first, second, np.zeros(len(label)), normal=True)
 
 
-def paired_mean_of_folds(
-    label: Array, first: Array, second: Array, fold: Array, confidence: float = 0.95
-) -> AucComparison:
+def paired_mean_of_folds(label: Array, first: Array, second: Array, fold: Array) -> AucComparison:
     """Two configurations' mean-of-folds AUCs over the same folds, with Student's t.
 
     As patient_metrics.within_fold_error, on the differences of placements, so what the two have in common cancels.
     Conditional on the trained models: that another training would differ is not in it. The better of many is
     flattered by its selection, and p does not know that. Folds with one class have no part.
     """
-    return _compare(label, first, second, fold, confidence, normal=False)
+    return _compare(label, first, second, fold, normal=False)
 
 
-def _compare(label: Array, first: Array, second: Array, fold: Array, confidence: float, normal: bool) -> AucComparison:
+def _compare(label: Array, first: Array, second: Array, fold: Array, normal: bool) -> AucComparison:
     folds = [fold_placements(label, score, fold) for score in (first, second)]
     if not folds[0]:
         return AucComparison(NAN, NAN, Estimate(NAN, NAN, NAN), NAN)
@@ -105,7 +103,7 @@ def _compare(label: Array, first: Array, second: Array, fold: Array, confidence:
     error, freedom = within_fold_error([(m1 - m2, b1 - b2) for (m1, b1), (m2, b2) in zip(*folds, strict=True)])
     freedom = np.inf if normal else freedom
     difference = values[0] - values[1]
-    half = float(stdtrit(freedom, 0.5 + confidence / 2) * error)
+    half = float(stdtrit(freedom, 0.975) * error)
     p = float(2 * stdtr(freedom, -abs(difference / error)))
     return AucComparison(values[0], values[1], Estimate(difference, difference - half, difference + half), p)
 

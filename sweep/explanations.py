@@ -73,10 +73,7 @@ def explain(run: Path, configuration: Mapping[Any, Any], slices: pd.DataFrame, s
 
 
 def _store(run: Path) -> PatchStore:
-    ingested = run / "ingest.json"
-    if not ingested.is_file():
-        raise ExplanationError("This run folder does not say where its patches are; start the sweep again")
-    folder = Path(json.loads(ingested.read_text())["patch_store"])
+    folder = Path(json.loads((run / "ingest.json").read_text())["patch_store"])
     if not (folder / "patches.npy").is_file():
         raise ExplanationError("The patches are gone from the cache; start the sweep again, which makes them anew")
     return PatchStore(folder, folder.name)

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit, ndtri, stdtrit
+from scipy.stats import binomtest, rankdata
 
 Array = NDArray[Any]
 THRESHOLD = 0.5  # the study's: a patient with probability >= 0.5 is called malignant
+DEALS = 500  # of the patients to folds anew
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its two-sided interval; `low` and `high` are nan where none can be estimated."""
+    """A figure with its two-sided 95 % interval; `low` and `high` are nan where none can be estimated."""
 
     value: float
     low: float
@@ -30,7 +32,6 @@ class FoldMean:
 
     value: float
     sd: float
-    standard_error: float
     low: float
     high: float
     influence_curve: Estimate
@@ -39,19 +40,14 @@ class FoldMean:
 
 @dataclass(frozen=True)
 class FoldShift:
-    """Mean-of-folds minus pooled AUC, and the standard deviation of that were all folds on one scale."""
+    """Mean-of-folds minus pooled AUC, its standard deviation were all folds on one scale, and 1.96 times that.
+
+    The difference exceeds the limit in one of twenty runs by chance alone.
+    """
 
     difference: float
     noise: float
-
-    @property
-    def limit(self) -> float:
-        """The size that the difference exceeds in one of twenty runs by chance alone."""
-        return float(ndtri(0.975) * self.noise)
-
-    @property
-    def beyond_noise(self) -> bool:
-        return abs(self.difference) > self.limit
+    limit: float
 
 
 def placements(label: Array, score: Array) -> tuple[Array, Array]:
@@ -64,17 +60,11 @@ def placements(label: Array, score: Array) -> tuple[Array, Array]:
     malignant, benign = score[label == 1], score[label == 0]
     if np.isnan(score).any() or len(malignant) + len(benign) != len(label):
         raise ValueError("labels must be 0 or 1 and scores numbers: predict the missing cases first")
-    within_all, within_malignant, within_benign = map(_midranks, (score, malignant, benign))
+    within_all, within_malignant, within_benign = map(rankdata, (score, malignant, benign))
     with np.errstate(invalid="ignore", divide="ignore"):
         benign_lower = (within_all[label == 1] - within_malignant) / len(benign)
         malignant_higher = 1 - (within_all[label == 0] - within_benign) / len(malignant)
     return benign_lower, malignant_higher
-
-
-def _midranks(score: Array) -> Array:
-    _, inverse, count = np.unique(score, return_inverse=True, return_counts=True)
-    ranks: Array = (np.cumsum(count) - (count - 1) / 2)[inverse]
-    return ranks
 
 
 def auc(label: Array, score: Array) -> float:
@@ -92,30 +82,28 @@ def delong_variance(label: Array, score: Array) -> float:
     return float(sum(component.var(ddof=1) / len(component) for component in components))
 
 
-def auc_interval(label: Array, score: Array, scale: str = "plain", confidence: float = 0.95) -> Estimate:
+def auc_interval(label: Array, score: Array, scale: str = "plain") -> Estimate:
     """Pooled AUC with DeLong's interval, on the AUC's scale (`plain`, cut at 0 and 1) or the `logit` scale.
 
     It takes all scores as one model's. A variance of zero, as at AUC 1, is an artefact: no interval then.
     """
-    return interval_on_scale(auc(label, score), delong_variance(label, score), scale, confidence)
+    return interval_on_scale(auc(label, score), delong_variance(label, score), scale)
 
 
-def interval_on_scale(value: float, variance: float, scale: str = "plain", confidence: float = 0.95) -> Estimate:
+def interval_on_scale(value: float, variance: float, scale: str = "plain") -> Estimate:
     """An AUC with the interval that its variance gives, as auc_interval."""
     error = float(np.sqrt(variance))
     if scale == "logit" and 0 < value < 1 and error > 0:
-        half = ndtri(0.5 + confidence / 2) * error / (value * (1 - value))
+        half = ndtri(0.975) * error / (value * (1 - value))
         return Estimate(value, float(expit(logit(value) - half)), float(expit(logit(value) + half)))
-    return Estimate(value, *_plain_interval(value, error if scale == "plain" else 0.0, confidence))
+    return Estimate(value, *_plain_interval(value, error if scale == "plain" else 0.0))
 
 
-def _plain_interval(
-    value: float, error: float, confidence: float, freedom: float = float("inf")
-) -> tuple[float, float]:
+def _plain_interval(value: float, error: float, freedom: float = float("inf")) -> tuple[float, float]:
     """Student's t with that freedom, cut off at 0 and 1; nan without an error to go by."""
     if not error > 0:
         return float("nan"), float("nan")
-    half = float(stdtrit(freedom, 0.5 + confidence / 2) * error)
+    half = float(stdtrit(freedom, 0.975) * error)
     return max(0.0, value - half), min(1.0, value + half)
 
 
@@ -134,7 +122,7 @@ def fold_aucs(label: Array, score: Array, fold: Array) -> dict[int, float]:
     return {int(number): auc(label[fold == number], score[fold == number]) for number in np.unique(fold)}
 
 
-def mean_of_folds(label: Array, score: Array, fold: Array, confidence: float = 0.95) -> FoldMean:
+def mean_of_folds(label: Array, score: Array, fold: Array) -> FoldMean:
     """Mean of the folds' AUCs with its interval, from the patients' influence within their folds.
 
     The primary figure: it compares patients only within a fold, so score shifts between fold models cannot
@@ -142,19 +130,14 @@ def mean_of_folds(label: Array, score: Array, fold: Array, confidence: float = 0
     `undefined` names these folds. The interval is within_fold_error's; `influence_curve` is that of LeDell et
     al. 2015 (doi 10.1214/15-EJS1035), which docs/measurements.md shows to be too narrow for small folds.
     """
-    aucs = fold_aucs(label, score, fold)
-    defined = [number for number, value in aucs.items() if not np.isnan(value)]
-    undefined = tuple(number for number in aucs if number not in defined)
-    if not defined:
-        return FoldMean(np.nan, np.nan, np.nan, np.nan, np.nan, Estimate(np.nan, np.nan, np.nan), undefined)
-    values = np.array([aucs[number] for number in defined])
-    mean, sd = float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-    inside = np.isin(fold, defined)
-    label, score, fold = label[inside], score[inside], fold[inside]
-    curve = Estimate(mean, *_plain_interval(mean, _influence_error(label, score, fold), confidence))
-    error, freedom = within_fold_error(fold_placements(label, score, fold))
-    interval = _plain_interval(mean, error, confidence, freedom)
-    return FoldMean(mean, sd, error, *interval, curve, undefined)
+    undefined = tuple(int(number) for number in np.unique(fold) if len(np.unique(label[fold == number])) < 2)
+    placed = fold_placements(label, score, fold)
+    if not placed:
+        return FoldMean(np.nan, np.nan, np.nan, np.nan, Estimate(np.nan, np.nan, np.nan), undefined)
+    aucs = np.array([malignant.mean() for malignant, _ in placed])
+    mean, sd = float(aucs.mean()), float(aucs.std(ddof=1)) if len(aucs) > 1 else float("nan")
+    curve = Estimate(mean, *_plain_interval(mean, _influence_error(placed)))
+    return FoldMean(mean, sd, *_plain_interval(mean, *within_fold_error(placed)), curve, undefined)
 
 
 def fold_placements(label: Array, score: Array, fold: Array) -> list[tuple[Array, Array]]:
@@ -185,59 +168,44 @@ def within_fold_error(placed: list[tuple[Array, Array]]) -> tuple[float, float]:
     return float(np.sqrt(variance)), float(variance**2 / sum(part**2 / freedom for part, freedom in parts))
 
 
-def _influence_error(label: Array, score: Array, fold: Array) -> float:
+def _influence_error(placed: list[tuple[Array, Array]]) -> float:
     """LeDell et al. 2015: sqrt(mean over folds of the mean squared influence / N).
 
     A patient's influence is (placement - AUC of the fold) / share of the patient's class among all N.
     """
-    prevalence, squares = label.mean(), []
-    for number in np.unique(fold):
-        malignant, benign = placements(label[fold == number], score[fold == number])
-        centre = malignant.mean()
-        influence = np.concatenate([(malignant - centre) / prevalence, (benign - centre) / (1 - prevalence)])
-        squares.append(np.mean(influence**2))
-    return float(np.sqrt(np.mean(squares) / len(label)))
+    of_class = [sum(len(values) for values in values_of_class) for values_of_class in zip(*placed, strict=True)]
+    squares = [
+        np.mean(
+            np.concatenate([(values - values.mean()) * sum(of_class) / of_class[i] for i, values in enumerate(pair)])
+            ** 2
+        )
+        for pair in placed
+    ]
+    return float(np.sqrt(np.mean(squares) / sum(of_class)))
 
 
-def fold_shift(label: Array, score: Array, fold: Array) -> FoldShift:
+def fold_shift(label: Array, score: Array, fold: Array, seed: int = 0) -> FoldShift:
     """Do mean-of-folds and pooled AUC differ by more than noise? Patients of one-class folds are left out.
 
-    If the fold models score on one scale, the fold that a patient fell into is arbitrary: dealing the folds
-    anew within each class leaves the pooled AUC as it is, and the mean of folds varies around it. `noise` is
-    the exact standard deviation of that permutation distribution. With the concordance matrix C (malignant m,
-    benign n), the matrix W of the mean's weights and independent permutations of rows and columns (cf.
-    Hoeffding 1951, doi 10.1214/aoms/1177729545), the two-way effects of C and W do not correlate:
-    Var = n^2 S(C_i)S(W_i)/(m-1) + m^2 S(C_j)S(W_j)/(n-1) + S(C_ij)S(W_ij)/((m-1)(n-1)),
-    S being the sums of squares of the row, column and interaction effects.
+    If the fold models score on one scale, the fold that a patient fell into is arbitrary: dealing the folds anew
+    within each class leaves the pooled AUC as it is, and the mean of folds varies around it. `noise` is its standard
+    deviation over DEALS such permutations.
     """
-    undefined = mean_of_folds(label, score, fold).undefined
-    label, score, fold = (values[~np.isin(fold, undefined)] for values in (label, score, fold))
-    malignant, benign = label == 1, label == 0
+    inside = ~np.isin(fold, mean_of_folds(label, score, fold).undefined)
+    label, score, fold = label[inside], score[inside], fold[inside]
     difference = mean_of_folds(label, score, fold).value - auc(label, score)
+    malignant, benign = label == 1, label == 0
     if min(malignant.sum(), benign.sum()) < 2:
-        return FoldShift(difference, float("nan"))
-    concordance = (np.sign(score[malignant][:, None] - score[benign]) + 1) / 2
-    weight = _pair_weights(fold[malignant], fold[benign])
-    m, n = concordance.shape
-    products = (a * b for a, b in zip(_effect_squares(concordance), _effect_squares(weight), strict=True))
-    rows, columns, interaction = products
-    variance = n**2 * rows / (m - 1) + m**2 * columns / (n - 1) + interaction / ((m - 1) * (n - 1))
-    return FoldShift(difference, float(np.sqrt(variance)))
-
-
-def _pair_weights(malignant_fold: Array, benign_fold: Array) -> Array:
-    """(malignant, benign) weights with sum(weights * concordance) = mean of the folds' AUCs."""
-    together = malignant_fold[:, None] == benign_fold
-    pairs_of_fold = together.sum(axis=1, keepdims=True) * (malignant_fold[:, None] == malignant_fold).sum(1)[:, None]
-    weights: Array = together / pairs_of_fold / len(np.unique(malignant_fold))
-    return weights
-
-
-def _effect_squares(table: Array) -> tuple[float, float, float]:
-    rows = table.mean(axis=1, keepdims=True) - table.mean()
-    columns = table.mean(axis=0, keepdims=True) - table.mean()
-    interaction = table - table.mean() - rows - columns
-    return float((rows**2).sum()), float((columns**2).sum()), float((interaction**2).sum())
+        return FoldShift(difference, float("nan"), float("nan"))
+    ranked_right = (np.sign(score[malignant][:, None] - score[benign]) + 1) / 2
+    random = np.random.default_rng(seed)
+    rows, columns = (random.permuted(np.tile(fold[kind], (DEALS, 1)), axis=1) for kind in (malignant, benign))
+    aucs = []
+    for number in np.unique(fold):
+        of_row, of_column = rows == number, columns == number
+        aucs.append((of_row @ ranked_right * of_column).sum(axis=1) / of_row[0].sum() / of_column[0].sum())
+    noise = float(np.mean(aucs, axis=0).std())
+    return FoldShift(difference, noise, float(ndtri(0.975) * noise))
 
 
 def roc_points(label: Array, score: Array) -> tuple[Array, Array]:
@@ -270,11 +238,9 @@ def outcomes(label: Array, score: Array, threshold: float | Array = THRESHOLD) -
     return np.where(label == 1, np.where(called, "TP", "FN"), np.where(called, "FP", "TN"))
 
 
-def wilson(successes: int, total: int, confidence: float = 0.95) -> Estimate:
+def wilson(successes: int, total: int) -> Estimate:
     """A proportion with Wilson's interval; all nan where there is nobody to count."""
-    from scipy.stats import binomtest  # slow to import, and the search loop needs only the AUC
-
     if total == 0:
         return Estimate(float("nan"), float("nan"), float("nan"))
-    interval = binomtest(successes, total).proportion_ci(confidence, method="wilson")
+    interval = binomtest(successes, total).proportion_ci(method="wilson")
     return Estimate(successes / total, float(interval.low), float(interval.high))

@@ -36,18 +36,11 @@ class SelectedBest:
     resampled: Array
 
 
-def bbc_cv(
-    label: Array,
-    score: Array,
-    fold: Array,
-    resamples: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> SelectedBest:
+def bbc_cv(label: Array, score: Array, fold: Array, resamples: int = 1000, seed: int = 0) -> SelectedBest:
     """Select in every resample of the patients, score the selected on the patients left out; the mean is the estimate.
 
     Selection sees the patients drawn, with their multiplicity; of equals the first configuration wins. The interval
-    holds the middle `confidence` of the resamples' scores. A resample scores about 37 % of the patients, so the
+    holds the middle 95 % of the resamples' scores. A resample scores about 37 % of the patients, so the
     interval errs on the wide side; the estimate errs on the low side where configurations differ much, since a
     resample has 63 % of the patients to choose by.
 
@@ -74,7 +67,7 @@ def bbc_cv(
         outside = _criteria(label, score, fold, drawn == 0)[selected, np.arange(resamples)]
     wins = np.bincount(selected, minlength=len(score)) / resamples
     best = int(naive.argmax())
-    return SelectedBest(best, float(naive[best]), percentile_estimate(outside, confidence), wins, outside)
+    return SelectedBest(best, float(naive[best]), percentile_estimate(outside), wins, outside)
 
 
 def fill_dropped_folds(auc: Array) -> Array:
@@ -94,9 +87,9 @@ def fill_dropped_folds(auc: Array) -> Array:
     return filled
 
 
-def percentile_estimate(values: Array, confidence: float = 0.95) -> Estimate:
-    """Mean of the resamples' figures, and the percentiles that hold the middle `confidence` of them."""
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+def percentile_estimate(values: Array) -> Estimate:
+    """Mean of the resamples' figures, and the percentiles that hold the middle 95 % of them."""
+    low, high = np.quantile(values, [0.025, 0.975])
     return Estimate(float(values.mean()), float(low), float(high))
 
 

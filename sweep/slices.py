@@ -49,8 +49,6 @@ def clustered_variance(label: Array, score: Array, patient: Array) -> float:
     return float(own + 2 * len(identity) / (len(identity) - 1) * (sums[0] @ sums[1]))
 
 
-def clustered_auc_interval(
-    label: Array, score: Array, patient: Array, scale: str = "plain", confidence: float = 0.95
-) -> Estimate:
+def clustered_auc_interval(label: Array, score: Array, patient: Array, scale: str = "plain") -> Estimate:
     """AUC per slice with Obuchowski's interval; as patient_metrics.auc_interval, it takes all scores as one model's."""
-    return interval_on_scale(auc(label, score), clustered_variance(label, score, patient), scale, confidence)
+    return interval_on_scale(auc(label, score), clustered_variance(label, score, patient), scale)

@@ -1,5 +1,6 @@
 """Run folders as a finished sweep leaves them, with synthetic predictions, for the tests of the report."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,11 @@ def write_run(
     split.to_csv(run / "split.csv", index=False)
     pd.DataFrame(excluded, columns=["patient_id", "item", "reason", "remedy"]).to_csv(run / "excluded.csv", index=False)
     (run / "settings.yaml").write_text(yaml.safe_dump(_changed(SETTINGS, changes or {})))
+    files = {"patch_store": "/nowhere", "files": 100, "skipped": {"not DICOM": 7}, "series": 12}
+    (run / "ingest.json").write_text(json.dumps(files))
+    units = pd.MultiIndex.from_product([range(len(tables)), range(folds)], names=["configuration", "fold"]).to_frame()
+    units.assign(threshold=0.5).to_csv(run / "thresholds.csv", index=False)
+    units.assign(epochs=6, seconds=30.0).to_csv(run / "costs.csv", index=False)
     save(run, [configuration_row(i, rows, folds) for i, rows in enumerate(tables)], pd.concat(tables))
     return run
 

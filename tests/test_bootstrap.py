@@ -1,4 +1,4 @@
-"""Intervals by drawing patients: pROC's, the clustered interval's, and what a draw keeps together."""
+"""Limits by drawing patients: pROC's, and what a draw keeps."""
 
 from functools import partial
 from pathlib import Path
@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sweep import bootstrap, patient_metrics, slices
+from sweep import bootstrap, patient_metrics
 from sweep.patient_metrics import Array
-from tests.test_slices import random_slices
 
 
 def auc_of_rows(label: Array, score: Array, rows: Array) -> float:
@@ -18,44 +17,25 @@ def auc_of_rows(label: Array, score: Array, rows: Array) -> float:
 
 def test_the_bootstrap_agrees_with_procs(shared: Path) -> None:
     cases = pd.read_csv(shared / "golden/auc_case_input.csv")
-    label, patient = cases["y"].to_numpy(), cases["patient"].to_numpy()
+    label = cases["y"].to_numpy()
     for expected in pd.read_csv(shared / "golden/auc_case_pROC.csv").to_dict("records"):
-        score = cases[expected["score"]].to_numpy()
-        found = bootstrap.bootstrap_interval(partial(auc_of_rows, label, score), label, patient)
+        found = bootstrap.bootstrap_limits(partial(auc_of_rows, label, cases[expected["score"]].to_numpy()), label)
         # both ends are Monte-Carlo quantiles of 2000 draws, with a standard error of 0.06 standard errors each
         tolerance = 4 * np.sqrt(2) * 0.06 * np.sqrt(expected["delong_var"])
-        assert found.value == pytest.approx(expected["auc"])
-        assert [found.low, found.high] == pytest.approx([expected["boot_lo"], expected["boot_hi"]], abs=tolerance)
+        assert found == pytest.approx([expected["boot_lo"], expected["boot_hi"]], abs=tolerance)
 
 
-def test_a_draw_keeps_the_strata_and_the_slices_of_a_patient_together() -> None:
-    label, score, patient = random_slices(4)
-    order = np.random.default_rng(0).permutation(len(label))
-    label, score, patient = label[order], score[order], patient[order]
-    size = np.bincount(patient)
+def test_a_draw_keeps_the_size_of_the_classes() -> None:
+    label = np.random.default_rng(0).permutation(np.repeat([0, 1], [50, 20]))
 
-    def check(rows: Array) -> float:
-        times = np.bincount(patient[rows], minlength=70) / size
-        assert (times == times.astype(int)).all() and times[:20].sum() == 20 and times[20:].sum() == 50
-        return float(score[rows].mean())
+    def check(rows: Array) -> Array:
+        assert label[rows].sum() == 20 and len(rows) == 70 and len(np.unique(rows)) < 70
+        return np.array([rows.mean(), np.nan if rows[0] % 2 else rows[1]])
 
-    found = bootstrap.bootstrap_interval(check, label, patient, draws=50)
-    assert found.low < found.value < found.high
-    assert found == bootstrap.bootstrap_interval(check, label, patient, draws=50)
-    assert found != bootstrap.bootstrap_interval(check, label, patient, draws=50, seed=1)
-
-
-def test_the_bootstrap_of_slices_is_as_wide_as_the_clustered_interval() -> None:
-    label, score, patient = random_slices(5)
-    boot = bootstrap.bootstrap_interval(partial(auc_of_rows, label, score), label, patient, 500)
-    clustered = slices.clustered_auc_interval(label, score, patient)
-    assert boot.high - boot.low == pytest.approx(clustered.high - clustered.low, rel=0.25)
-
-
-@pytest.mark.parametrize("figure", [1.0, float("nan")])
-def test_a_figure_that_does_not_vary_has_no_interval(figure: float) -> None:
-    found = bootstrap.bootstrap_interval(lambda _: figure, np.array([0, 1]), np.array([0, 1]), draws=5)
-    assert np.isnan([found.low, found.high]).all()
+    limits = bootstrap.bootstrap_limits(check, label, draws=50)
+    assert limits.shape == (2, 2) and (limits[0] < limits[1]).all()
+    np.testing.assert_array_equal(limits, bootstrap.bootstrap_limits(check, label, draws=50))
+    assert (limits != bootstrap.bootstrap_limits(check, label, draws=50, seed=1)).any()
 
 
 def band_case(seed: int) -> tuple[Array, Array, Array]:

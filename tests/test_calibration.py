@@ -18,17 +18,15 @@ def random_case(seed: int, patients: int = 300) -> tuple[Array, Array]:
     return (random.random(patients) < probability).astype(int), probability
 
 
-@pytest.mark.parametrize("quantiles", [False, True])
-def test_the_curve_is_scikit_learns_with_its_patients_counted(quantiles: bool) -> None:
+def test_the_curve_is_scikit_learns_with_its_patients_counted() -> None:
     label, probability = random_case(1)
-    curve = calibration.calibration_curve(label, probability, 7, quantiles)
-    observed, mean = sklearn_curve(label, probability, n_bins=7, strategy="quantile" if quantiles else "uniform")
+    curve = calibration.calibration_curve(label, probability, 7)
+    observed, mean = sklearn_curve(label, probability, n_bins=7)
     np.testing.assert_allclose(curve["observed"], observed)
     np.testing.assert_allclose(curve["mean_probability"], mean)
     assert curve["patients"].sum() == 300
     assert curve["mean_probability"].between(curve["low"], curve["high"]).all()
     assert ((curve["observed_low"] <= curve["observed"]) & (curve["observed"] <= curve["observed_high"])).all()
-    assert not quantiles or curve["patients"].between(42, 43).all()
 
 
 def test_brier_is_scikit_learns_and_mirrors_swapped_labels() -> None:
@@ -100,5 +98,5 @@ def test_saturated_probabilities_count() -> None:
     saturated = np.where(probability > 0.6, 1.0, np.where(probability < 0.1, 0.0, probability))
     found = calibration.calibration(label, saturated)
     assert 0 < found.slope.low < found.slope.value < found.slope.high < 1
-    assert len(calibration.calibration_curve(label, saturated, quantiles=True)) > 1
-    assert len(calibration.calibration_curve(label, np.ones(300), quantiles=True)) == 1
+    assert len(calibration.calibration_curve(label, saturated)) > 1
+    assert len(calibration.calibration_curve(label, np.ones(300))) == 1

@@ -1,4 +1,4 @@
-"""The flow from files to patients: counts that add up, on the page and as a table, also without counts of files."""
+"""The flow from files to patients: counts that add up, on the page and as a table, on both the same."""
 
 import json
 from pathlib import Path
@@ -26,19 +26,18 @@ def test_files_and_patients_add_up(tmp_path: Path) -> None:
     found = flow(read_run(run))
     assert (found["files"], found["skipped_files"], found["images"], found["series"]) == (100, 10, 90, 12)
     assert found["annotated"] == 96 + 3
-    assert found["excluded"] == {"no T1W series in the study": 3, "the box <b>has</b> side 0": 1}
+    reasons = [
+        {"reason": "no T1W series in the study", "count": 3},
+        {"reason": "the box <b>has</b> side 0", "count": 1},
+    ]
+    assert found["excluded"] == reasons
     page = Page(write_report(run))
     for text in ("100 files in the folder", "90 files of images in 12 series", "7 not DICOM", "99 annotated patients"):
         assert text in page.text
     assert "3 excluded" in page.text and "1 the box <b>has</b> side 0" in page.text  # as text, not as a tag
     table = pd.read_csv(run / "flow.csv", keep_default_na=False)
-    counts = dict(zip(table["what"], table["count"], strict=True))
-    assert counts["files"] == 100 and counts["skipped.not DICOM"] == 7 and counts["annotated"] == 99
-    assert counts["excluded.no T1W series in the study"] == 3 and counts["excluded.the box <b>has</b> side 0"] == 1
-
-
-def test_a_run_without_counts_of_files_begins_with_its_patients(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run")
-    page = Page(write_report(run))
-    assert "files in the folder" not in page.text and "96 annotated patients" in page.text
-    assert pd.read_csv(run / "flow.csv").to_dict("records") == [{"what": "annotated", "count": 96}]
+    counts = {(what, reason): count for what, count, reason in table.itertuples(index=False)}
+    assert counts["files", ""] == 100 and counts["skipped", "not DICOM"] == 7 and counts["annotated", ""] == 99
+    assert counts["excluded", "no T1W series in the study"] == 3 and counts["excluded", reasons[1]["reason"]] == 1
+    shown = {path: float(value) for path, value, _ in page.figures if path.startswith("flow.")}
+    assert shown["flow.skipped.1.count"] == 3 and shown["flow.excluded.0.count"] == 3 and len(shown) == 9

@@ -1,5 +1,6 @@
 """AUCs and intervals, held to golden figures, brute force, permutations and simulation."""
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -93,25 +94,28 @@ def test_a_score_that_is_missing_is_refused() -> None:
         metrics.auc(np.array([0, 1]), np.array([0.1, np.nan]))
 
 
-@pytest.mark.parametrize("seed", [5, 6])
-def test_noise_of_the_difference_is_the_spread_over_permuted_folds(seed: int) -> None:
-    label, score, fold = random_case(seed, ties=seed == 6)
-    fold = np.where((fold == 9) & (np.arange(len(fold)) % 3 > 0), 8, fold)  # folds of unequal size
-    random = np.random.default_rng(0)
-    means = []
-    for _ in range(400):
-        dealt = fold.copy()
-        for kind in (0, 1):
-            dealt[label == kind] = random.permutation(fold[label == kind])
-        means.append(metrics.mean_of_folds(label, score, dealt).value)
-    shift = metrics.fold_shift(label, score, fold)
-    assert np.std(means) == pytest.approx(shift.noise, rel=0.15)  # 400 draws: four standard errors are 0.14
-    assert np.mean(means) == pytest.approx(metrics.auc(label, score), abs=4 * shift.noise / 20)
+@pytest.mark.parametrize("ties", [False, True])
+def test_noise_of_the_difference_is_the_spread_over_all_ways_to_deal_the_folds(ties: bool) -> None:
+    label = np.repeat([1, 0], [5, 6])
+    score = np.random.default_rng(5).normal(size=11) + label
+    score = np.round(score) if ties else score
+    ways = [
+        np.isin(np.arange(11), [*malignant, *benign]).astype(int)  # folds of unequal size
+        for malignant in combinations(range(5), 2)
+        for benign in combinations(range(5, 11), 2)
+    ]
+    means = [metrics.mean_of_folds(label, score, fold).value for fold in ways]
+    shift = metrics.fold_shift(label, score, ways[0])
+    assert shift.difference == pytest.approx(means[0] - metrics.auc(label, score))
+    assert shift.noise == pytest.approx(np.std(means), rel=4 / np.sqrt(2 * metrics.DEALS))
+    assert shift.limit == pytest.approx(1.959964 * shift.noise)
+    assert np.mean(means) == pytest.approx(metrics.auc(label, score))
 
 
 def test_the_warning_is_rare_without_and_sure_with_a_shift_of_one_standard_deviation() -> None:
     def warned(shift: float) -> float:
-        return float(np.mean([metrics.fold_shift(*random_case(s, shift=shift)).beyond_noise for s in range(200)]))
+        found = [metrics.fold_shift(*random_case(seed, shift=shift)) for seed in range(200)]
+        return float(np.mean([abs(one.difference) > one.limit for one in found]))
 
     assert warned(0.0) < 0.05 + 4 * np.sqrt(0.05 * 0.95 / 200)
     assert warned(1.0) > 0.95

@@ -70,11 +70,6 @@ def test_what_a_race_dropped_stands_there_with_its_evidence_and_what_it_spared(t
     assert {"configurations.1.folds_done", "configurations.4.folds_done"} <= {path for path, _, _ in page.figures}
 
 
-def test_without_recorded_times_the_cost_has_no_hours(tmp_path: Path) -> None:
-    page, summary, _ = report(write_run(tmp_path / "a", (1.0,)))
-    assert summary["search"]["cost"]["hours"] is None and "hours of training" not in page.text
-
-
 def test_importance_finds_the_setting_that_matters_on_any_scale() -> None:
     random = np.random.default_rng(0)
     settings = pd.DataFrame({"a": 10 ** random.uniform(-6, -2, 60), "b": random.random(60)})

@@ -72,7 +72,7 @@ def test_a_sample_with_one_class_has_no_figure() -> None:
 
 def test_it_is_the_plain_loop_over_resamples() -> None:
     label, score, fold = equal_configurations(4, 7)
-    found = bbc_cv(label, score, fold, resamples=40, seed=5, confidence=0.8)
+    found = bbc_cv(label, score, fold, resamples=40, seed=5)
     estimates, winners = [], []
     for count in draw_patients(label, fold, 40, 5).T.astype(int):
         drawn, left_out = np.repeat(np.arange(190), count), count == 0
@@ -80,7 +80,7 @@ def test_it_is_the_plain_loop_over_resamples() -> None:
         winners.append(int(np.argmax(np.round(inside, 12))))
         row = score[winners[-1]]
         estimates.append(metrics.mean_of_folds(label[left_out], row[left_out], fold[left_out]).value)
-    expected = (np.mean(estimates), *np.quantile(estimates, [0.1, 0.9]))
+    expected = (np.mean(estimates), *np.quantile(estimates, [0.025, 0.975]))
     assert (found.corrected.value, found.corrected.low, found.corrected.high) == pytest.approx(expected, abs=1e-12)
     assert found.wins.tolist() == (np.bincount(winners, minlength=7) / 40).tolist()
     means = [metrics.mean_of_folds(label, row, fold).value for row in score]

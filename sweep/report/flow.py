@@ -7,15 +7,15 @@ from sweep.report.tables import RunTables
 
 
 def flow(run: RunTables) -> dict[str, Any]:
-    """Counts of files, series, annotated and excluded patients; of files only where the run says what was read.
-
-    A patient excluded for several reasons counts under each.
-    """
-    excluded = dict(patients_by_reason(run.excluded))
-    annotated = run.cohort["patient_id"].nunique() + run.excluded["patient_id"].nunique()
-    found = {"annotated": int(annotated), "excluded": excluded, "files": None}
-    if run.ingested is None:
-        return found
+    """Counts of files, series, annotated and excluded patients; one excluded for several reasons counts under each."""
     files, skipped = run.ingested["files"], run.ingested["skipped"]
-    left = {"skipped_files": sum(skipped.values()), "images": files - sum(skipped.values())}
-    return found | {"files": files, "series": run.ingested["series"], "skipped": skipped} | left
+    annotated = run.cohort["patient_id"].nunique() + run.excluded["patient_id"].nunique()
+    return {
+        "files": files,
+        "skipped": [{"reason": reason, "count": count} for reason, count in skipped.items()],
+        "skipped_files": sum(skipped.values()),
+        "images": files - sum(skipped.values()),
+        "series": run.ingested["series"],
+        "annotated": int(annotated),
+        "excluded": [{"reason": reason, "count": count} for reason, count in patients_by_reason(run.excluded)],
+    }

@@ -5,15 +5,18 @@ are read as HTML by Plotly, so identifiers are escaped here.
 """
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sweep import patient_metrics, predictions
+from sweep.patient_metrics import Array
 
 Figure = dict[str, Any]
 FAINT = {"color": "--faint", "width": 1.5, "dash": "dot"}
+UNNAMED = {"showlegend": False, "hoverinfo": "skip"}
 
 
 def roc(patients: pd.DataFrame, band: list[dict[str, Any]]) -> Figure:
@@ -21,55 +24,35 @@ def roc(patients: pd.DataFrame, band: list[dict[str, Any]]) -> Figure:
     label, score, fold = predictions.arrays(patients)
     aucs = patient_metrics.fold_aucs(label, score, fold)
     defined = [number for number, value in aucs.items() if not np.isnan(value)]
-    curves = [_fold_curve(number, label[fold == number], score[fold == number]) for number in defined]
+    curves = [_line([0, 1], [0, 1], "chance", FAINT) | UNNAMED]
+    for number in defined:
+        points = patient_metrics.roc_points(label[fold == number], score[fold == number])
+        curves.append(_line(*points, f"fold {number}", {"color": "--thin", "width": 1.2}) | {"showlegend": False})
     if defined:
-        curves += _band(band)
         mean = patient_metrics.mean_roc_points(label, score, fold)
-        curves.append(_curve(*mean, name="mean of folds", line={"color": "--accent", "width": 3}))
+        curves += [*_band(band), _line(*mean, "mean of folds", {"color": "--accent", "width": 3})]
     if len(np.unique(label)) == 2:
         pooled = patient_metrics.roc_points(label, score)
-        curves.append(_curve(*pooled, name="pooled", line={"color": "--malignant", "width": 2, "dash": "dash"}))
+        curves.append(_line(*pooled, "pooled", {"color": "--malignant", "width": 2, "dash": "dash"}))
         curves.append(_operating_point(label, patients["call"].to_numpy()))
-    return {"data": [_chance(), *curves], "layout": _roc_layout()}
-
-
-def _curve(x: patient_metrics.Array, y: patient_metrics.Array, **style: Any) -> Figure:
-    hover = "%{fullData.name}<br>sensitivity %{y:.3f}<br>1 \N{MINUS SIGN} specificity %{x:.3f}<extra></extra>"
-    return {"x": x.tolist(), "y": y.tolist(), "mode": "lines", "hovertemplate": hover, **style}
+    figure = _chart(curves, "1 \N{MINUS SIGN} specificity", "sensitivity")
+    figure["layout"]["height"] = 500
+    figure["layout"]["yaxis"] |= {"scaleanchor": "x", "constrain": "domain"}
+    figure["layout"]["xaxis"] |= {"constrain": "domain"}
+    return figure
 
 
 def _band(rows: list[dict[str, Any]]) -> list[Figure]:
     """Pointwise limits, rows of bootstrap.roc_band: the lower without a line, the upper filled down to it."""
-    x, none = [row["false_positive_rate"] for row in rows], {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
-    low: Figure = {"x": x, "y": [row["low"] for row in rows], "showlegend": False, **none}
-    high = {"x": x, "y": [row["high"] for row in rows], "name": "95 % band", "fill": "tonexty", "fillcolor": "--band"}
-    return [low, high | none]
+    x, low, high = ([row[name] for row in rows] for name in ("false_positive_rate", "low", "high"))
+    filled = {"fill": "tonexty", "fillcolor": "--band", "hoverinfo": "skip"}
+    return [_line(x, low, "lower limit", {"width": 0}) | UNNAMED, _line(x, high, "95 % band", {"width": 0}) | filled]
 
 
-def _fold_curve(number: int, label: patient_metrics.Array, score: patient_metrics.Array) -> Figure:
-    style: Figure = {"name": f"fold {number}", "showlegend": False, "line": {"color": "--thin", "width": 1.2}}
-    return _curve(*patient_metrics.roc_points(label, score), **style)
-
-
-def _operating_point(label: patient_metrics.Array, called: patient_metrics.Array) -> Figure:
-    x, y = (np.array([called[label == kind].mean()]) for kind in (0, 1))
+def _operating_point(label: Array, called: Array) -> Figure:
+    x, y = ([float(called[label == kind].mean())] for kind in (0, 1))
     marker = {"size": 11, "color": "--panel", "line": {"color": "--malignant", "width": 3}}
-    return _curve(x, y, name="calls") | {"mode": "markers", "marker": marker}
-
-
-def _chance() -> Figure:
-    line = {"color": "--faint", "width": 1, "dash": "dot"}
-    return {"x": [0, 1], "y": [0, 1], "mode": "lines", "line": line, "hoverinfo": "skip", "showlegend": False}
-
-
-def _roc_layout() -> Figure:
-    ticks = {"range": [-0.02, 1.02], "dtick": 0.2, "constrain": "domain"}
-    return {
-        "height": 500,
-        "xaxis": {**ticks, "title": {"text": "1 \N{MINUS SIGN} specificity"}},
-        "yaxis": {**ticks, "title": {"text": "sensitivity"}, "scaleanchor": "x"},
-        "legend": {"orientation": "h", "x": 0.5, "xanchor": "center", "y": -0.14, "yanchor": "top"},
-    }
+    return _line(x, y, "calls", {}) | {"mode": "markers", "marker": marker}
 
 
 def probabilities(patients: pd.DataFrame) -> Figure:
@@ -140,9 +123,16 @@ def decision_curve(rows: list[dict[str, Any]]) -> Figure:
     return _chart(curves, "threshold", "net benefit", (-0.35 * best - 0.01, 1.1 * best + 0.01))
 
 
-def _line(x: list[float], y: list[float], name: str, line: Figure) -> Figure:
+def _line(x: Sequence[float] | Array, y: Sequence[float] | Array, name: str, line: Figure) -> Figure:
     hover = "%{fullData.name}<br>%{xaxis.title.text} %{x:.3f}<br>%{yaxis.title.text} %{y:.3f}<extra></extra>"
-    return {"x": x, "y": y, "mode": "lines", "name": name, "line": line, "hovertemplate": hover}
+    return {
+        "x": np.asarray(x).tolist(),
+        "y": np.asarray(y).tolist(),
+        "mode": "lines",
+        "name": name,
+        "line": line,
+        "hovertemplate": hover,
+    }
 
 
 def _chart(traces: list[Figure], x: str, y: str, y_range: tuple[float, float] = (-0.02, 1.02)) -> Figure:

@@ -40,7 +40,7 @@ def _history(run: RunTables) -> list[dict[str, Any]]:
 
 
 def _cost(run: RunTables) -> dict[str, Any]:
-    """Finished fold-trainings, what all configurations with all folds would take, and hours where they are known."""
+    """Finished fold-trainings, all folds of all configurations, what a race spared of them, hours and epochs."""
     full = len(run.configurations) * (folds := int(run.split["fold"].nunique()))
     spared = int((folds - run.configurations.query("state == 'pruned'")["folds_done"]).sum())
     return {
@@ -48,8 +48,8 @@ def _cost(run: RunTables) -> dict[str, Any]:
         "full": full,
         "spared": spared,
         "spared_share": spared / full if full else 0.0,
-        "hours": None if run.costs is None else float(run.costs["seconds"].sum() / 3600),
-        "epochs": None if run.costs is None else int(run.costs["epochs"].sum()),
+        "hours": float(run.costs["seconds"].sum() / 3600),
+        "epochs": int(run.costs["epochs"].sum()),
     }
 
 

@@ -14,11 +14,12 @@ from datasets.tables import read_csv
 from sweep import predictions as out_of_fold
 from sweep.features import read_features
 from sweep.further_validation import FURTHER
-from sweep.patient_metrics import THRESHOLD, outcomes
+from sweep.patient_metrics import outcomes
 from sweep.readers import read_readers
 from sweep.run_folder import OWN_COLUMNS
 from sweep.settings import flatten
 
+TABLES = ("cohort", "excluded", "split", "configurations", "thresholds", "costs")
 _TEXT = ["patient_id", "site", "sop_instance_uid", "t1_series_uid", "t2_series_uid", "note", "item", "reason", "remedy"]
 _TEXT += ["digest", "state", "failure", "dropped"]
 
@@ -39,11 +40,11 @@ class RunTables:
     configurations: pd.DataFrame
     predictions: pd.DataFrame
     thresholds: pd.DataFrame
-    costs: pd.DataFrame | None
+    costs: pd.DataFrame
     readers: pd.DataFrame | None
     features: pd.DataFrame | None
-    ingested: dict[str, Any] | None
-    """Counts of files by fate, and of series; None for a run older than they are."""
+    ingested: dict[str, Any]
+    """Counts of files by fate, and of series."""
     further: dict[str, pd.DataFrame]
     """FURTHER tables by name, where the run has them."""
 
@@ -53,9 +54,8 @@ class RunTables:
 
     @property
     def evaluation(self) -> dict[str, Any]:
-        """The settings of that name; those of a run that is older than they are."""
-        older: dict[str, Any] = {"slices": "max", "threshold": "fixed", "sensitivity": 0.95, "resamples": 1000}
-        return older | dict(self.settings.get("evaluation", {}))
+        """The settings of that name."""
+        return dict(self.settings["evaluation"])
 
     def setting_of_best(self, name: str) -> Any:
         """Value of a setting, by dotted name, in the best configuration."""
@@ -95,7 +95,7 @@ class RunTables:
     def scores(self) -> pd.DataFrame:
         """Probability of every patient (a row each) under every complete configuration (a column each)."""
         numbers = sorted(int(number) for number in self.complete["configuration"])
-        return pd.DataFrame({n: self.patients_of(n).set_index("patient_id")["probability"] for n in numbers})
+        return pd.DataFrame({number: self._score(self.predictions_of(number)) for number in numbers})
 
     @cached_property
     def competing(self) -> pd.DataFrame:
@@ -103,25 +103,25 @@ class RunTables:
         dropped = self.configurations.query("state == 'pruned' and folds_done > 0")["configuration"]
         return self.scores.join([self._partial_score(int(number)) for number in sorted(dropped)])
 
+    def _score(self, rows: pd.DataFrame) -> "pd.Series[float]":
+        return out_of_fold.per_patient(rows, self.evaluation["slices"]).set_index("patient_id")["probability"]
+
     def _partial_score(self, configuration: int) -> "pd.Series[float]":
         folds = self.predictions.loc[self.predictions["configuration"] == configuration, "fold"].unique()
         split = self.split[self.split["fold"].isin(folds)]
         cohort = self.cohort[self.cohort["patient_id"].isin(split["patient_id"])]
         rows = out_of_fold.require_complete(self.predictions, cohort, split, configuration)
-        patients = out_of_fold.per_patient(rows, self.evaluation["slices"]).set_index("patient_id")
-        return patients["probability"].rename(configuration)
+        return self._score(rows).rename(configuration)
 
     def patients_of(self, configuration: int) -> pd.DataFrame:
         """predictions.per_patient of a complete configuration, with threshold of the fold, outcome and call (0, 1)."""
         patients = out_of_fold.per_patient(self.predictions_of(configuration), self.evaluation["slices"])
         own = self.thresholds[self.thresholds["configuration"] == configuration].set_index("fold")["threshold"]
         patients["threshold"] = patients["fold"].map(own).astype(float)
-        if self.evaluation["threshold"] == "fixed":
-            patients["threshold"] = patients["threshold"].fillna(THRESHOLD)
         if missing := sorted(patients.loc[patients["threshold"].isna(), "fold"].unique().tolist()):
             raise RunFolderError(
-                f"configuration {configuration}: thresholds.csv has none for folds {missing}, and they were not fixed "
-                "beforehand; start the sweep again to rewrite it"
+                f"configuration {configuration}: thresholds.csv has none for folds {missing}; start the sweep again "
+                "to rewrite it"
             )
         label, score, _ = out_of_fold.arrays(patients)
         patients["outcome"] = outcomes(label, score, patients["threshold"].to_numpy())
@@ -130,16 +130,16 @@ class RunTables:
 
 def read_run(run: Path) -> RunTables:
     """Read a run folder's tables. Raises RunFolderError naming a table that is missing."""
+    types: dict[str, type] = dict.fromkeys(("configuration", "fold", "label"), int)
+    types |= {"probability": float, "patient_id": str, "sop_instance_uid": str}
     return RunTables(
         folder=run.resolve(),
         settings=yaml.safe_load(_existing(run / "settings.yaml").read_text()),
-        **{name: _read_csv(run / f"{name}.csv") for name in ("cohort", "excluded", "split", "configurations")},
-        predictions=_read_predictions(run / "predictions.parquet"),
-        thresholds=_read_thresholds(run / "thresholds.csv"),
-        costs=_read_csv(run / "costs.csv") if (run / "costs.csv").is_file() else None,
+        ingested=json.loads(_existing(run / "ingest.json").read_text()),
+        **{name: _read_csv(run / f"{name}.csv") for name in TABLES},
+        predictions=pd.read_parquet(_existing(run / "predictions.parquet"), columns=out_of_fold.COLUMNS).astype(types),
         readers=read_readers(run / "readers.csv") if (run / "readers.csv").is_file() else None,
         features=read_features(run / "features.csv") if (run / "features.csv").is_file() else None,
-        ingested=json.loads(ingested.read_text()) if (ingested := run / "ingest.json").is_file() else None,
         further={name: _read_csv(run / f"{name}.csv") for name in FURTHER if (run / f"{name}.csv").is_file()},
     )
 
@@ -154,17 +154,3 @@ def _existing(path: Path) -> Path:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     return read_csv(_existing(path), dict.fromkeys(_TEXT, str))
-
-
-def _read_thresholds(path: Path) -> pd.DataFrame:
-    if not path.is_file():  # a run older than this table, or no fold finished yet
-        return pd.DataFrame(columns=["configuration", "fold", "threshold"])
-    return _read_csv(path)
-
-
-def _read_predictions(path: Path) -> pd.DataFrame:
-    types: dict[str, type] = dict.fromkeys(("configuration", "fold", "label"), int)
-    types |= {"probability": float, "patient_id": str, "sop_instance_uid": str}
-    if not path.is_file():  # no fold has been finished yet
-        return pd.DataFrame(columns=out_of_fold.COLUMNS).astype(types)
-    return pd.read_parquet(path, columns=out_of_fold.COLUMNS).astype(types)
