@@ -43,13 +43,14 @@ def patients_of(count: int = 40, seed: int = 0) -> pd.DataFrame:
     return make_split(patients.assign(label=np.arange(count) % 2), FOLDS, seed)
 
 
-def train(stage: Stage, candidate: Candidate, fold: int, seed: int, effect: float = 0.0) -> None:
+def train(stage: Stage, candidate: Candidate, fold: int, seed: int, effect: Sequence[float]) -> None:
     """Leave in the ledger what a training would: probabilities of the fold's patients, none of inner ones."""
     split, unit = read_split(stage.split), candidate.unit(fold)
-    random = np.random.default_rng([seed, RATES.index(float(candidate.values["model.learning_rate"]))])
+    rate = RATES.index(float(candidate.values["model.learning_rate"]))
+    random = np.random.default_rng([seed, rate])
     noise = dict(zip([f"p{number:03d}" for number in range(1000)], random.normal(size=1000), strict=True))
     held_out = split[split["fold"] == fold]
-    logit = held_out["patient_id"].map(noise) + effect * held_out["label"]
+    logit = held_out["patient_id"].map(noise) + effect[rate] * held_out["label"]
     table = held_out.assign(sop_instance_uid="1", probability=1 / (1 + np.exp(-logit))).drop(columns="fold")
     folder = stage.ledger.begin(unit)
     table.to_parquet(folder / "predictions.parquet")
@@ -57,8 +58,10 @@ def train(stage: Stage, candidate: Candidate, fold: int, seed: int, effect: floa
     stage.ledger.finish(unit)
 
 
-def drive(pool: SearchPool, seed: int = 0, effect: float = 0.0, units: int = 10**6) -> list[tuple[str, int, int]]:
-    """Train up to so many of the pool's units; returns which."""
+def drive(
+    pool: SearchPool, seed: int = 0, effect: Sequence[float] = (0.0,) * len(RATES), units: int = 10**6
+) -> list[tuple[str, int, int]]:
+    """Train up to so many of the pool's units, where every rate has an effect; returns which."""
     done: list[tuple[str, int, int]] = []
     while len(done) < units and (unit := pool.next_unit()):
         stage = pool.stage(unit[0])
@@ -130,7 +133,7 @@ def test_nested_auc_of_noise_is_a_half_where_the_best_configurations_is_not(tmp_
 def test_nested_auc_finds_what_there_is(tmp_path: Path) -> None:
     split, settings = patients_of(80), settings_of("evaluation=nested")
     run, pool = open_pool(tmp_path, settings, split)
-    drive(pool, effect=3.0)
+    drive(pool, effect=[3.0] * len(RATES))
     write_further_tables(run, settings, [], pool)
     folds, patients = (pd.read_csv(run.path / f"{name}.csv") for name in ("nested", "nested_patients"))
     assert folds["fold"].tolist() == list(range(FOLDS)) and folds["auc"].mean() > 0.9
@@ -138,6 +141,22 @@ def test_nested_auc_finds_what_there_is(tmp_path: Path) -> None:
         own = patients[patients["fold"] == fold]
         assert auc(own["label"].to_numpy(), own["probability"].to_numpy()) == value
     assert set(folds["model.learning_rate"]) <= set(RATES) and (folds["candidates"] == 6).all()
+
+
+def test_a_race_inside_the_outer_folds_saves_trainings_and_every_patient_is_still_predicted_once(
+    tmp_path: Path,
+) -> None:
+    split, settings = patients_of(200), settings_of("evaluation=nested", "search.racing.strategy=posterior")
+    run, pool = open_pool(tmp_path, settings, split)
+    done = drive(pool, effect=[0.5 * number for number in range(len(RATES))])
+    inner = [begun[0].search for begun in pool.begun]
+    assert pool.is_finished and any(candidate.dropped for search in inner for candidate in search.candidates)
+    assert len(done) < further_trainings(settings, FOLDS, 6)["nested"]
+    assert all(search.best and len(search.best.fold_aucs) == FOLDS - 1 for search in inner), "a dropped one was chosen"
+    write_further_tables(run, settings, [], pool)
+    patients = pd.read_csv(run.path / "nested_patients.csv").sort_values("patient_id", ignore_index=True)
+    assert patients[["patient_id", "label", "fold"]].equals(split.sort_values("patient_id", ignore_index=True))
+    assert len(pd.read_csv(run.path / "nested.csv")) == FOLDS
 
 
 def test_an_interrupted_pool_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -99,10 +99,11 @@ for (const table of document.querySelectorAll("table:not(.confusion)")) {
     [...table.rows].map((row) => [...row.cells].map(cellText)),
   );
 }
+const plain = (text) => new DOMParser().parseFromString(text.replaceAll("<br>", ", "), "text/html").body.textContent;
 const points = (trace) =>
   trace.type === "contour"
     ? trace.z.flatMap((line, row) => line.map((z, column) => ["surface", trace.x[column], trace.y[row], z]))
-    : trace.x.map((x, at) => [trace.name, x, trace.y[at], trace.text?.[at]]);
+    : trace.x.map((x, at) => [trace.name, x, trace.y[at], trace.text && plain(trace.text[at])]);
 for (const place of document.querySelectorAll(".plot")) {
   const { data } = JSON.parse(document.getElementById(place.dataset.plot).textContent);
   const rows = () => [["curve", "x", "y", "value"], ...data.flatMap(points)];
