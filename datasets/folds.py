@@ -16,15 +16,10 @@ FEWEST_IN_TRAINING = 2  # of a class: one to train on and one for the inner vali
 
 
 def make_split(patients: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
-    """Assign every patient to the one fold that validates it.
+    """Assign every patient to the one fold that validates it; the order of the rows does not matter.
 
-    Args:
-        patients: columns patient_id, label (0 benign, 1 malignant); one row per patient.
-        folds: number of folds.
-        seed: of the shuffle; the order of the rows does not matter.
-
-    Returns:
-        patient_id, label, fold (0-based), sorted by patient_id.
+    `patients` has a row per patient: patient_id, label (0 benign, 1 malignant). The result has fold (from 0), too, and
+    is sorted by patient_id.
 
     Raises:
         CohortError: a class has fewer patients than there are folds.
@@ -47,13 +42,9 @@ def make_split(patients: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
 
 
 def make_site_split(patients: pd.DataFrame) -> pd.DataFrame:
-    """Hold every site out once: a fold per site, numbered in the order of the sites' names.
+    """Hold every site out once: a fold per site, numbered in the order of the sites' names; else as `make_split`.
 
-    Args:
-        patients: columns patient_id, label, site; one row per patient.
-
-    Returns:
-        As `make_split`. A site with one class is a fold without an AUC.
+    A site with one class is a fold without an AUC.
 
     Raises:
         CohortError: a patient has no site, two sites look like one, or too few of a class stand at the sites.
@@ -87,11 +78,7 @@ def make_site_split(patients: pd.DataFrame) -> pd.DataFrame:
 def inner_validation(split: pd.DataFrame, fold: int, fraction: float, seed: int) -> frozenset[str]:
     """Patients kept apart from the training patients of a fold to stop early; never patients of the fold itself.
 
-    Args:
-        split: what `make_split` or `make_site_split` returned.
-        fold: the held-out fold.
-        fraction: share of the training patients, stratified by label, at least one of each class.
-        seed: of the draw; together with the fold it decides the whole.
+    They are a `fraction` of the training patients, stratified by label, at least one of each class.
     """
     training = split[split["fold"] != fold]
     generator = np.random.default_rng((seed, fold))

@@ -57,10 +57,8 @@ def contradictions(table: pd.DataFrame) -> list[dict[str, str]]:
     """Exclusions: a patient has one label and one site, and one box on a slice. Equal rows count once."""
     table, excluded = table.drop_duplicates(), []
     for column in ("label", "site"):
-        pairs = table[["patient_id", column]].drop_duplicates()
-        for patient, values in pairs[pairs.duplicated("patient_id", keep=False)].groupby("patient_id", sort=False)[
-            column
-        ]:
+        values_of = table.groupby("patient_id", sort=False)[column].unique()
+        for patient, values in values_of[values_of.map(len) > 1].items():
             reason = f"several values: {_some([quoted(str(value)) for value in values], ', ')}"
             remedy = "correct the annotations so that all rows of the patient agree"
             excluded.append({"patient_id": patient, "item": column, "reason": reason, "remedy": remedy})

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from datasets.annotations import BOX
-from datasets.phantom_anatomy import ABNORMAL, Vertebra, draw_anatomy
+from datasets.phantom_anatomy import ABNORMAL, Vertebra, draw_anatomy, half_extent
 from datasets.phantom_dicom import slice_uid, write_study
 from datasets.phantom_features import BENIGN_PATIENTS, MALIGNANT_PATIENTS, draw_calls, draw_features
 from datasets.phantom_series import Grid, Series, acquire_study
@@ -91,7 +91,7 @@ def _draw_boxes(
     first = int(np.clip(round(middle - (count - 1) / 2), 1, grid.shape[0] - 1 - count))
     boxes = {}
     for index in range(first, first + count):
-        half = body.half_extent() / grid.spacing[0] * generator.uniform(1.0, 1.05)
+        half = half_extent(body) / grid.spacing[0] * generator.uniform(1.0, 1.05)
         along = (grid.corner(index) - centre) @ normal / normal[0]  # mm from the centre to the slice, to the left
         x, y = grid.pixel_of(centre + np.array([along, 0, 0]))[:2] + half * generator.uniform(-0.025, 0.025, 2)
         boxes[index] = (x - half, y - half, x + half, y + half)

@@ -17,6 +17,8 @@ Floats = NDArray[np.float32]
 Triple = tuple[float, float, float]
 Signal = tuple[float, float]
 """Relative signal on T1W and on T2W, or a factor of it."""
+Vertebra = SimpleNamespace
+"""Its centre, and the numbers of `_draw_spine`."""
 Place = tuple[Triple, Triple]
 """Centre and radii of an ellipsoid along the patient axes."""
 ABNORMAL = 5  # index of the abnormal vertebra among the eleven drawn
@@ -63,34 +65,6 @@ class Ball(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Vertebra:
-    """A vertebral body in its own axes: u to the back, v to the head, w to the left (mm)."""
-
-    centre: Triple
-    tilt: float  # radians about x; positive leans the head end back
-    half_depth: float
-    half_height: float
-    wedge: float  # share of the height lost at the front
-    concavity: float  # depth of the dent in either endplate
-    bulge_front: float
-    bulge_back: float
-    osteophyte: float  # radius, 0 for none
-    disc: float  # height of the disc above
-    hydration: float  # T2 signal of that disc's nucleus: 1 young, 0 black
-    endplate_change: float  # thickness of degenerated marrow along the upper endplate, 0 for none
-
-    @property
-    def half_width(self) -> float:
-        return 1.25 * self.half_depth
-
-    def half_extent(self) -> float:
-        """Half the side of the smallest square around the body on a sagittal slice."""
-        cosine, sine = np.cos(self.tilt), abs(np.sin(self.tilt))
-        depth = self.half_depth + max(self.bulge_front, self.bulge_back) / 2
-        return float(max(depth * cosine + self.half_height * sine, self.half_height * cosine + depth * sine))
-
-
-@dataclass(frozen=True)
 class Anatomy:
     """All that painting needs to know about one patient."""
 
@@ -126,6 +100,13 @@ def draw_anatomy(features: dict[str, bool], generator: np.random.Generator) -> A
     return Anatomy(features, vertebrae, lesion, body, balls, *noise)
 
 
+def half_extent(body: Vertebra) -> float:
+    """Half the side of the smallest square around the body on a sagittal slice."""
+    cosine, sine = np.cos(body.tilt), abs(np.sin(body.tilt))
+    depth = body.half_depth + max(body.bulge_front, body.bulge_back) / 2
+    return float(max(depth * cosine + body.half_height * sine, body.half_height * cosine + depth * sine))
+
+
 def _draw_numbers(spans: Mapping[str, tuple[Any, Any]], generator: np.random.Generator) -> SimpleNamespace:
     return SimpleNamespace(**{name: np.asarray(generator.uniform(*span)).tolist() for name, span in spans.items()})
 
@@ -136,7 +117,10 @@ def _draw_noise(shape: tuple[int, int, int], generator: np.random.Generator) -> 
 
 
 def _draw_spine(features: dict[str, bool], age: float, generator: np.random.Generator) -> tuple[Vertebra, ...]:
-    """Eleven vertebrae from below, the abnormal one in the middle with its collapse."""
+    """Eleven vertebrae from below, the abnormal one in the middle with its collapse.
+
+    In their own axes u points to the back (depth), v to the head (height), w to the left (width).
+    """
     uniform, count = generator.uniform, 2 * ABNORMAL + 1
     level = np.arange(count) - ABNORMAL
     size, slope = uniform(0.88, 1.12), uniform(0.005, 0.025)
@@ -145,13 +129,17 @@ def _draw_spine(features: dict[str, bool], age: float, generator: np.random.Gene
     values = {
         "half_depth": depths,
         "half_height": heights,
-        "concavity": uniform(0.5, 2, count),
-        "osteophyte": np.where(uniform(size=count) < 0.5 * age, uniform(1.5, 3.5, count), 0),
-        "disc": size * uniform(6, 9) * (1 - 0.25 * age) * uniform(0.75, 1.15, count),
-        "hydration": np.clip(uniform(0.2, 1.1, count) - 0.5 * age, 0.12, 1),
+        "half_width": 1.25 * depths,
+        "concavity": uniform(0.5, 2, count),  # depth of the dent in either endplate
+        "osteophyte": np.where(uniform(size=count) < 0.5 * age, uniform(1.5, 3.5, count), 0),  # radius, 0 for none
+        "disc": size * uniform(6, 9) * (1 - 0.25 * age) * uniform(0.75, 1.15, count),  # height of the disc above
+        "hydration": np.clip(
+            uniform(0.2, 1.1, count) - 0.5 * age, 0.12, 1
+        ),  # T2 signal of its nucleus: 1 young, 0 black
+        # Thickness of degenerated marrow along the upper endplate, 0 for none.
         "endplate_change": np.where(uniform(size=count) < uniform(0, 0.6), uniform(3, 6, count), 0),
-        "tilt": np.radians(uniform(-7, 7) + uniform(1, 5) * level),
-        **{name: np.zeros(count) for name in ("wedge", "bulge_front", "bulge_back")},
+        "tilt": np.radians(uniform(-7, 7) + uniform(1, 5) * level),  # about x; positive leans the head end back
+        **{name: np.zeros(count) for name in ("wedge", "bulge_front", "bulge_back")},  # wedge: share of the height
     }
     scoliosis = uniform(-4, 4)
     collapse = _draw_collapse(float(heights[ABNORMAL]), features, generator)
@@ -162,7 +150,7 @@ def _draw_spine(features: dict[str, bool], age: float, generator: np.random.Gene
     centres = _stack(heights, values["disc"], values["tilt"])
     centres[:, 0] = scoliosis * (centres[:, 2] / 80) ** 2
     return tuple(
-        Vertebra(tuple(centre.tolist()), **{name: float(value[k]) for name, value in values.items()})
+        Vertebra(centre=tuple(centre.tolist()), **{name: float(value[k]) for name, value in values.items()})
         for k, centre in enumerate(centres)
     )
 
@@ -192,7 +180,7 @@ def _stack(heights: NDArray[np.float64], discs: NDArray[np.float64], tilts: NDAr
 
 def _draw_masses(abnormal: Vertebra, generator: np.random.Generator) -> list[Place]:
     """An epidural mass behind the body, a paraspinal one in front, or both, clear of the tight box."""
-    uniform, clear = generator.uniform, 1.1 * abnormal.half_extent()
+    uniform, clear = generator.uniform, 1.1 * half_extent(abnormal)
     behind, before, where = uniform(6, 8), uniform(8, 13), uniform()
     epidural = (uniform(-4, 4), clear + behind, uniform(-6, 6)), (12.0, behind, uniform(14, 24))
     paraspinal = (uniform(-6, 6), -clear - before, uniform(-8, 8)), (16.0, before, uniform(14, 26))
@@ -204,7 +192,7 @@ def _draw_in_other_bodies(
 ) -> list[Place]:
     """Balls in `count` other bodies up to three levels away, clear of the tight box."""
     uniform, near = generator.uniform, [0.03, 0.05, 0.42, 0.42, 0.05, 0.03]
-    clear = 1.1 * vertebrae[ABNORMAL].half_extent()
+    clear = 1.1 * half_extent(vertebrae[ABNORMAL])
     balls: list[Place] = []
     for level in generator.choice([-3, -2, -1, 1, 2, 3], 4, replace=False, p=near):
         body, radius = vertebrae[ABNORMAL + level], uniform(*radii)

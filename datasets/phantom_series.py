@@ -78,16 +78,12 @@ def _expose(anatomy: Anatomy, grid: Grid, contrast: int, generator: np.random.Ge
     signal = np.clip(signal, 0.005, None) ** np.float32(generator.uniform(0.85, 1.2))
     blur = generator.uniform(0.3, 0.8)
     signal = ndimage.gaussian_filter(signal, (0, blur, blur))
-    signal *= _coil_sensitivity(grid, generator)
+    _, rows, columns = grid.shape
+    row, column = np.linspace(-1, 1, rows)[:, None], np.linspace(-1, 1, columns)
+    # A surface coil under the back, and a slow swell along the body.
+    tilt, swell, phase = generator.uniform(0.1, 0.5), generator.uniform(0.05, 0.2), generator.uniform(-3, 3)
+    signal *= np.exp(tilt * column + swell * np.cos(2.2 * row + phase)).astype(np.float32)
     level = np.float32(generator.uniform(0.015, 0.045))
     real, imaginary = generator.standard_normal((2, *grid.shape), dtype=np.float32) * level
     gain = 1400 * np.exp(generator.normal(0, 0.3))
     return np.asarray(np.clip(np.hypot(signal + real, imaginary) * gain, 0, 4095), np.uint16)
-
-
-def _coil_sensitivity(grid: Grid, generator: np.random.Generator) -> NDArray[np.float32]:
-    """A surface coil under the back, and a slow swell along the body: (rows, columns)."""
-    _, rows, columns = grid.shape
-    row, column = np.linspace(-1, 1, rows)[:, None], np.linspace(-1, 1, columns)
-    tilt, swell, phase = generator.uniform(0.1, 0.5), generator.uniform(0.05, 0.2), generator.uniform(-3, 3)
-    return np.exp(tilt * column + swell * np.cos(2.2 * row + phase)).astype(np.float32)

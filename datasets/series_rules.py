@@ -24,6 +24,10 @@ def _regular_expression(pattern: str) -> str:
     return pattern
 
 
+def _within(time: float | None, span: tuple[float, float]) -> bool:
+    return time is not None and span[0] <= time <= span[1]
+
+
 Pattern = Annotated[str, AfterValidator(_regular_expression)]
 """A regular expression that is searched for in lower-case text."""
 
@@ -36,11 +40,8 @@ class WeightingRule(BaseModel):
     echo_time: tuple[Milliseconds, Milliseconds]
     description: Pattern
 
-    def holds(self, repetition_time: float, echo_time: float) -> bool:
-        return (
-            self.repetition_time[0] <= repetition_time <= self.repetition_time[1]
-            and self.echo_time[0] <= echo_time <= self.echo_time[1]
-        )
+    def holds(self, repetition_time: float | None, echo_time: float | None) -> bool:
+        return _within(repetition_time, self.repetition_time) and _within(echo_time, self.echo_time)
 
 
 class SeriesRules(BaseModel):
@@ -64,26 +65,21 @@ class SeriesRules(BaseModel):
         description = description.lower()
         if re.search(self.neither, description):
             return None
-        if repetition_time is not None and echo_time is not None:
-            if self.t1w.holds(repetition_time, echo_time):
-                return "T1W"
-            if self.t2w.holds(repetition_time, echo_time):
-                return "T2W"
-        t1, t2 = (bool(re.search(rule.description, description)) for rule in (self.t1w, self.t2w))
-        if t1 == t2:
-            return None
-        return "T1W" if t1 else "T2W"
+        rules: dict[Weighting, WeightingRule] = {"T1W": self.t1w, "T2W": self.t2w}
+        for weighting, rule in rules.items():
+            if rule.holds(repetition_time, echo_time):
+                return weighting
+        described = [weighting for weighting, rule in rules.items() if re.search(rule.description, description)]
+        return described[0] if len(described) == 1 else None
 
     def traits(self, text: str, contrast_agent: str, inversion_time: float | None) -> frozenset[Trait]:
         """By description and scan options, contrast agent, and inversion time (ms) of an inversion recovery."""
         text = _DENIED.sub(" ", text.lower())
-        found: set[Trait] = set()
-        if not _NO_AGENT.fullmatch(contrast_agent.lower()) or re.search(self.contrast_enhanced, _BEFORE.sub(" ", text)):
-            found.add("contrast-enhanced")
-        shortest, longest = self.stir_inversion_time
-        short_inversion = inversion_time is not None and shortest <= inversion_time <= longest
-        if short_inversion or re.search(self.fat_suppressed, text):
-            found.add("fat-suppressed")
-        if re.search(self.localizer, text):
-            found.add("localizer")
-        return frozenset(found)
+        agent = not _NO_AGENT.fullmatch(contrast_agent.lower())
+        short_inversion = _within(inversion_time, self.stir_inversion_time)
+        found: dict[Trait, object] = {
+            "contrast-enhanced": agent or re.search(self.contrast_enhanced, _BEFORE.sub(" ", text)),
+            "fat-suppressed": short_inversion or re.search(self.fat_suppressed, text),
+            "localizer": re.search(self.localizer, text),
+        }
+        return frozenset(trait for trait, sign in found.items() if sign)

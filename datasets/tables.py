@@ -9,25 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pandas.api.types import is_numeric_dtype
 
 _BEGINS_FORMULA = tuple("=+-@\t\r'")  # the apostrophe itself too, so that reading can always take one away
 
 
 def to_csv(table: pd.DataFrame) -> str:
     """The table's CSV text without its index."""
-    return _texts(table, _escape).to_csv(index=False, lineterminator="\n")
+    return table.map(_escape).to_csv(index=False, lineterminator="\n")
 
 
 def read_csv(path: Path, dtype: Mapping[str, Any]) -> pd.DataFrame:
     """A table that `to_csv` wrote; an empty cell is an empty text, or NaN among numbers."""
     table = pd.read_csv(path, dtype=dtype, keep_default_na=False, na_values=[""])
-    return _texts(table, _plain)
-
-
-def _texts(table: pd.DataFrame, change: Any) -> pd.DataFrame:
-    texts = [column for column in table if not is_numeric_dtype(table[column])]
-    return table.assign(**{str(column): table[column].map(change) for column in texts})
+    return table.assign(**table.select_dtypes(exclude=["number", "bool"]).map(_plain))
 
 
 def _escape(value: object) -> object:

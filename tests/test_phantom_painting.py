@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from datasets.phantom_anatomy import ABNORMAL, Anatomy, draw_anatomy
+from datasets.phantom_anatomy import ABNORMAL, Anatomy, draw_anatomy, half_extent
 from datasets.phantom_features import TABLE_1
 from datasets.phantom_painting import Points, body_distance, local_axes, paint_patient
 from datasets.phantom_series import SAGITTAL, T1, T2, Grid
@@ -32,7 +32,7 @@ def change(seed: int, feature: str, contrast: int = T2) -> NDArray[np.float32]:
 
 def in_box(patient: Anatomy) -> NDArray[np.bool_]:
     """Voxels within the tight box about the abnormal body, all slices."""
-    half, points = patient.vertebrae[ABNORMAL].half_extent(), GRID.points()
+    half, points = half_extent(patient.vertebrae[ABNORMAL]), GRID.points()
     return (np.abs(points.y) <= half) & (np.abs(points.z) <= half)
 
 
