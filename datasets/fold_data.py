@@ -47,13 +47,9 @@ class FoldData:
         """Args:
         lesions: a row per patch with its patient_id.
         split: patient_id, label, fold; its labels are the ones that count, and patients without a row take no part.
-        fold: the held-out fold.
-        batch_size: most samples of a training step.
         benign_factor, malignant_factor: times that a sample of the class appears in an epoch.
-        early_stopping: which patients validate each epoch.
-        inner_fraction: share of the training patients in the inner validation split.
-        seed: decides the inner split, alike for all configurations.
-        order_seed: decides the order of the samples.
+        inner_fraction: share of the training patients in the inner validation split, which `seed` decides, alike for
+            all configurations; `order_seed` decides the order of the samples.
         """
         by_patient = split.set_index("patient_id")
         patient_id = lesions["patient_id"]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from highdicom.seg import segread
+from highdicom.spatial import ImageToReferenceTransformer
 from numpy.typing import NDArray
 
 from datasets.annotations import BOX, MARKUPS
@@ -130,21 +131,15 @@ def _frames_of_segment(row: dict[Any, Any], series: Sequence[Series]) -> Iterato
     if segmentation.FrameOfReferenceUID != stack.frame_of_reference_uid:
         raise ExclusionError("", "the DICOM SEG's frame of reference is not the series'", "draw it on the series")
     is_labelmap, half = segmentation.SegmentationType == "LABELMAP", segmentation.get("MaximumFractionalValue", 1) / 2
-    for index, own in enumerate(segmentation.PerFrameFunctionalGroupsSequence):
-        groups = {group.keyword: group.value for group in (*segmentation.SharedFunctionalGroupsSequence[0], *own)}
-        if is_labelmap or groups["SegmentIdentificationSequence"][0].ReferencedSegmentNumber == chosen[0]:
-            stored = segmentation.get_stored_frame(index + 1)
-            y, x = np.nonzero(stored == chosen[0] if is_labelmap else stored >= half)
-            corners = [np.array([x + dx, y + dy, 1 + 0 * x]) for dx, dy in product((-0.5, 0.5), repeat=2)]
-            points = (_plane(groups, stack) @ np.hstack(corners)).T
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    for frame, own in enumerate(segmentation.PerFrameFunctionalGroupsSequence, start=1):
+        groups = own if "SegmentIdentificationSequence" in own else shared
+        if is_labelmap or groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber == chosen[0]:
+            to_patient = ImageToReferenceTransformer.for_image(segmentation, frame)
+            if abs(to_patient.affine[:3, 2] @ stack.normal) < PARALLEL:
+                raise ExclusionError("", "the DICOM SEG's planes are not the series'", "draw it on the series")
+            stored = segmentation.get_stored_frame(frame)
+            y_x = np.argwhere(stored == chosen[0] if is_labelmap else stored >= half)
+            corners = np.vstack([y_x[:, ::-1] + corner for corner in product((0.0, 1.0), repeat=2)])
+            points = to_patient(corners)
             yield from [(header, points) for header in (_nearest(points, stack) if len(points) else [])]
-
-
-def _plane(groups: dict[str, Any], stack: Series) -> NDArray[np.float64]:
-    """(3, 3): (x, y, 1) in pixels of a frame to patient coordinates, DICOM PS3.3 C.7.6.2.1.1."""
-    along_row, along_column = np.reshape(groups["PlaneOrientationSequence"][0].ImageOrientationPatient, (2, 3))
-    between_rows, between_columns = groups["PixelMeasuresSequence"][0].PixelSpacing
-    if abs(np.cross(along_row, along_column) @ stack.normal) < PARALLEL:
-        raise ExclusionError("", "the DICOM SEG's planes are not the series'", "draw it on the series")
-    position = groups["PlanePositionSequence"][0].ImagePositionPatient
-    return np.column_stack([along_row * between_columns, along_column * between_rows, position]).astype(float)

@@ -123,9 +123,7 @@ def _descend(volumes: Volumes, to_t1: sitk.Euler3DTransform, millimetres: float,
 def _method(volumes: Volumes, millimetres: float) -> tuple[sitk.ImageRegistrationMethod, list[sitk.Image]]:
     """Mattes mutual information, and the two volumes with pixels joined in the plane (slices lie too far apart)."""
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfWorkUnits(
-        1
-    )  # SetNumberOfThreads(1) leaves the metric's threads, whose sums differ in the last bits
+    method.SetNumberOfWorkUnits(1)  # SetNumberOfThreads leaves the metric's threads, whose sums differ in the last bits
     method.SetMetricAsMattesMutualInformation(64)
     # Points beside the voxels' centres: on them, interpolation draws the optimum towards coinciding grids.
     method.SetMetricSamplingStrategy(method.RANDOM)
@@ -156,23 +154,20 @@ def _volume(series: Series) -> tuple[sitk.Image, sitk.Image]:
     body = smooth > AIR * np.percentile(smooth, 99)
     if body.mean(axis=0).max() <= 0.5:
         raise RegistrationError(f"most of the {series.weighting} images are blank")
-    images = []
-    for values in (_unshaded(pixels, body).astype(np.float32), body.astype(np.uint8)):
-        image = sitk.GetImageFromArray(values)
-        image.SetOrigin(first.position)
-        image.SetSpacing((first.pixel_spacing[1], first.pixel_spacing[0], float(places[1] - places[0])))
-        # The third axis is the order of the slices, whether that makes the axes right- or left-handed.
-        image.SetDirection(np.column_stack([*np.reshape(first.orientation, (2, 3)), series.normal]).ravel().tolist())
-        images.append(image)
-    return images[0], images[1]
+    image = sitk.GetImageFromArray(_unshaded(pixels, body).astype(np.float32))
+    image.SetOrigin(first.position)
+    image.SetSpacing((*first.pixel_spacing[::-1], float(places[1] - places[0])))
+    # The third axis is the order of the slices, whether that makes the axes right- or left-handed.
+    image.SetDirection(np.column_stack([*np.reshape(first.orientation, (2, 3)), series.normal]).ravel().tolist())
+    mask = sitk.GetImageFromArray(body.astype(np.uint8))
+    mask.CopyInformation(image)
+    return image, mask
 
 
 def _check(series: Series) -> None:
     first, gaps, name = series.slices[0], np.diff(series.offsets), f"the {series.weighting} series"
     if len(series.slices) < FEWEST_SLICES:
         raise RegistrationError(f"{name} has {len(series.slices)} slices: a motion takes {FEWEST_SLICES} or more")
-    if len({(header.rows, header.columns, header.pixel_spacing) for header in series.slices}) > 1:
-        raise RegistrationError(f"{name} has images of different sizes")
     if series.has_repeated_positions or gaps.max() > LARGEST_GAP * np.median(gaps):
         raise RegistrationError(f"{name} has repeated positions or a gap")
     shifts = np.subtract([header.position for header in series.slices], first.position)

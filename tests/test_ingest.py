@@ -24,7 +24,8 @@ from datasets.ingest import ingest
 from datasets.ingest_rules import IngestRules
 from datasets.leakage import LeakageError
 from datasets.patches import PatchStore, build_store
-from datasets.phantom import write_phantom
+from datasets.phantom import simulate_patient
+from datasets.phantom_dicom import write_study
 from datasets.workers import workers
 from tests.mr_files import (
     SERIES_RULES,
@@ -391,17 +392,9 @@ def test_a_contrast_enhanced_t1w_beside_the_plain_one_changes_nothing(tmp_path: 
 
 def test_a_patient_who_moved_is_excluded_or_registered(tmp_path: Path) -> None:
     """T1W of another frame of reference, moved by a known shift: only registration finds the same anatomy again."""
-    write_phantom(tmp_path / "phantom", 8, seed=5)
-    patient = pd.read_csv(tmp_path / "phantom" / "annotations.csv", dtype={"patient_id": str})
-    patient = patient[patient["patient_id"] == patient["patient_id"].iloc[0]]
-    (tmp_path / "images").mkdir()
-    patient.to_csv(tmp_path / "annotations.csv", index=False)
-    uids = set(patient["sop_instance_uid"])
-    folders = (tmp_path / "phantom" / "dicom").iterdir()
-    (source,) = (
-        folder for folder in folders if uids & {str(dcmread(path).SOPInstanceUID) for path in folder.iterdir()}
-    )
-    shutil.copytree(source, tmp_path / "images", dirs_exist_ok=True)
+    scans, tables = simulate_patient(seed=5, index=0, label=0)
+    write_study(tmp_path / "images", "SYNTHETIC-0001", scans, seed=5)
+    tables["annotations"].to_csv(tmp_path / "annotations.csv", index=False)
     unmoved, _ = run(tmp_path)
     for path in (tmp_path / "images").iterdir():
         dataset = dcmread(path)

@@ -89,7 +89,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> list[Scan]:
     ("patient", "motion", "frame"),
     [(0, "none", None), (1, "in the plane", "1.2.3"), (2, "across the slices", None), (3, "all", "1.2.3")],
 )
-def test_a_known_motion_is_found_to_less_than_a_pixel(
+def test_a_known_motion_is_found_to_less_than_a_pixel_with_the_same_bits_whatever_the_threads(
     phantoms: list[Scan], patient: int, motion: str, frame: str | None
 ) -> None:
     t1, t2, corners = phantoms[patient]
@@ -101,17 +101,13 @@ def test_a_known_motion_is_found_to_less_than_a_pixel(
     assert (np.diff(found.offsets) > 0).all()
     np.testing.assert_allclose(np.diff(found.offsets), np.diff(t1.offsets), atol=1e-6)  # rigid, nothing rounded
     assert {header.path for header in found.slices} == {header.path for header in t1.slices}
-
-
-def test_the_same_bits_every_time_whatever_the_threads(phantoms: list[Scan]) -> None:
-    t1, t2, corners = phantoms[0]
-    first = register(moved(t1, "all", corners), t2)
-    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads + 2)
-    try:
-        assert register(moved(t1, "all", corners), t2) == first
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    if motion == "all":
+        threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads + 2)
+        try:
+            assert register(moved(t1, motion, corners, frame), t2) == found
+        finally:
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
 def test_images_of_different_patients_are_refused(phantoms: list[Scan]) -> None:
@@ -163,7 +159,6 @@ def test_a_missing_slice_is_bridged(tmp_path: Path) -> None:
         (lambda t1: Series(t1.slices[:4]), "the T1W series has 4 slices"),
         (lambda t1: Series(t1.slices[:3] + t1.slices[5:]), "gap"),
         (lambda t1: Series((*t1.slices, t1.slices[-1])), "repeated positions"),
-        (lambda t1: Series((*t1.slices[:-1], replace(t1.slices[-1], rows=99))), "different sizes"),
         (lambda t1: Series((*t1.slices[:-1], shifted(t1.slices[-1]))), "shifted against one another"),
         (lambda t1: Series(tuple(replace(header, rows=99) for header in t1.slices)), "pixel data"),
         (lambda t1: moved(t1, (0, 0, 500), ROUND_ABOUT), "do not overlap"),
