@@ -93,6 +93,3 @@ class PackData(pl.LightningDataModule):
     def train_dataloader(self) -> range:
         """As many steps as the fold with the most has; the others rest meanwhile."""
         return range(max(len(fold.batch_sizes) for fold in self.folds))
-
-    def val_dataloader(self) -> range:
-        return range(1)

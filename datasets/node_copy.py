@@ -12,14 +12,16 @@ from datasets.patches import PatchStore
 
 
 @cache
-def on_own_disk(store: PatchStore, folder: Path) -> PatchStore:
-    """A copy of the store below `folder`, or the store itself where it lies on the same disk.
+def on_own_disk(store: PatchStore, folder: Path | None) -> PatchStore:
+    """A copy of the store below `folder`; the store itself without a folder, or where it lies on the same disk.
 
     The first worker of a node copies, the others wait; each looks at the checksums once.
 
     Raises:
         OSError: the copy cannot be made, or is not like the store.
     """
+    if folder is None:
+        return store
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_dev == store.folder.stat().st_dev:
         return store

@@ -62,23 +62,15 @@ def build_backbone(name: str, *, stem: str, dropout: float = 0.0) -> SixToThree:
     stem: "7x7", the first layers as published; "3x3", a 3x3 first convolution of stride 1 (ResNets only; figure of
         Yeh et al., doi 10.1007/s00586-022-07121-1).
 
-    Raises ValueError for an unknown name or stem, and ImportError where timm is asked for and cannot be imported.
+    Raises ValueError for a name that timm does not know or a stem that it cannot have, and ImportError where timm
+    cannot be imported.
     """
-    if stem not in STEMS:
-        raise ValueError(f"model.stem={stem} is unknown; choose one of {', '.join(STEMS)}")
     if name.startswith("timm/"):
         return SixToThree(*_timm_network(name.removeprefix("timm/"), stem), dropout)
-    if name not in RESNETS:
-        known = f"choose one of {', '.join(RESNETS)}, or timm/NAME for any network of timm"
-        raise ValueError(f"model.backbone={name} is unknown; {known}{_close_matches(name, list(RESNETS))}")
-    return SixToThree(*_resnet(name, stem), dropout)
-
-
-def _resnet(name: str, stem: str) -> tuple[nn.Module, int]:
     kernels, blocks, widths = RESNETS[name]
     stem_kernel, stem_stride = STEMS[stem]
     network = ResNet(kernels, blocks, widths, stem_kernel=stem_kernel, stem_stride=stem_stride)
-    return network, network.features
+    return SixToThree(network, network.features, dropout)
 
 
 def _timm_network(name: str, stem: str) -> tuple[nn.Module, int]:
@@ -94,13 +86,7 @@ def _timm_network(name: str, stem: str) -> tuple[nn.Module, int]:
             f"pip install -e '.[timm]' ({error})"
         ) from error
     if not timm.is_model(name):
-        raise ValueError(
-            f"model.backbone=timm/{name} is not in timm {timm.__version__}{_close_matches(name, timm.list_models())}"
-        )
+        close = " or ".join(difflib.get_close_matches(name, timm.list_models())) or "something else"
+        raise ValueError(f"model.backbone=timm/{name} is not in timm {timm.__version__}; did you mean {close}?")
     network: nn.Module = timm.create_model(name, num_classes=0)
     return network, int(network.head_hidden_size)  # type: ignore[arg-type]
-
-
-def _close_matches(name: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(name, known)
-    return f" (did you mean {' or '.join(matches)}?)" if matches else ""

@@ -26,7 +26,7 @@ class EpochCheckpoint(pl.Callback):
     folder/curve.csv: epoch, train_loss, inner_loss, inner_auc; the last two empty where there is no validation set.
 
     The best epoch has the lowest inner_loss, the earlier of equals; without a validation set it is the last one.
-    epochs: most of them. patience: epochs without a better inner_loss before training stops; None never stops.
+    epochs: most of them. patience: epochs without a better inner_loss before training stops.
     saving_share: of the time that saving may take. Saving a small network takes less and is done after every epoch; a
         large one's epochs on a GPU would take no longer than writing its file.
 
@@ -34,7 +34,7 @@ class EpochCheckpoint(pl.Callback):
     """
 
     def __init__(
-        self, fold: FoldTraining, folder: Path, *, epochs: int, patience: int | None, saving_share: float = 0.05
+        self, fold: FoldTraining, folder: Path, *, epochs: int, patience: int, saving_share: float = 0.05
     ) -> None:
         self.fold, self.folder = fold, folder
         self.epochs, self.patience, self.saving_share = epochs, patience, saving_share
@@ -54,7 +54,8 @@ class EpochCheckpoint(pl.Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         last = self.folder / "last.ckpt"
         if last.exists():
-            state = torch.load(last, map_location=self.fold.device, weights_only=True)
+            # Each tensor goes where its owner wants it; Adam's counters would else stay on a GPU and be waited for.
+            state = torch.load(last, map_location="cpu", weights_only=True)
             self.curve, self.best_weights = state["curve"], state["best_weights"]
             self.fold.load_state_dict(state["fold"])
             self._write_curve()
@@ -72,7 +73,7 @@ class EpochCheckpoint(pl.Callback):
         if self.best_epoch == row["epoch"] and not math.isnan(row["inner_loss"]):
             self.best_weights = self.fold.weights()
         self.fold.is_over = self._is_over()
-        if self.fold.is_over or time.monotonic() >= self._next_save:
+        if time.monotonic() >= self._next_save:
             self._save()
         self._write_curve()
 
@@ -82,7 +83,7 @@ class EpochCheckpoint(pl.Callback):
         Raises:
             TrainingDivergedError: the losses are no numbers.
         """
-        if self.failure is None and not self.best_weights and self.fold.has_validation:
+        if self.failure is None and not self.best_weights and len(self.fold.samples.validation_rows):
             self._fail("inner_loss was never a number")
         if self.failure:
             raise self.failure
@@ -91,7 +92,7 @@ class EpochCheckpoint(pl.Callback):
 
     def _is_over(self) -> bool:
         waited = len(self.curve) - 1 - self.best_epoch
-        return len(self.curve) >= self.epochs or (self.patience is not None and waited >= self.patience)
+        return len(self.curve) >= self.epochs or waited >= self.patience
 
     def _fail(self, what: str) -> None:
         self.failure = TrainingDivergedError(f"training diverged: {what}; lower model.learning_rate")

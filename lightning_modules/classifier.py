@@ -12,8 +12,6 @@ from lightning_modules.augmentation import AffineRanges, central_crop, reach, re
 from lightning_modules.backbone import build_backbone
 from lightning_modules.weights import load_weights
 
-OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-
 
 @dataclass(frozen=True)
 class Arithmetic:
@@ -109,13 +107,13 @@ class FractureClassifier(nn.Module):
             {"params": kernels, "weight_decay": 2 * self.l2_weight},
             {"params": others, "weight_decay": 0.0},
         ]
-        recorded = kernels[0].is_cuda and self.arithmetic.cuda_graphs
-        return OPTIMIZERS[self.optimizer](
+        return torch.optim.Adam(
             groups,
-            lr=torch.tensor(self.learning_rate, device=kernels[0].device) if recorded else self.learning_rate,
+            lr=self.learning_rate,
             betas=(self.beta1, 0.999),
+            decoupled_weight_decay=self.optimizer == "adamw",
             fused=self.arithmetic.fused_optimizer or None,  # False would rule out foreach as well
-            capturable=recorded,
+            capturable=kernels[0].is_cuda and self.arithmetic.cuda_graphs,
         )
 
 

@@ -1,8 +1,8 @@
 """One fold on its device: samples, model, optimiser, random streams, and steps that never wait for the host."""
 
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,8 @@ STEPS_BEFORE_RECORDING = 3
 class Samples:
     """What a fold trains on and is stopped by.
 
-    patches: (N, 6, side, side) as stored, on the training's device; shared by all folds.
-    label: (N,), 1 is malignant. patient: (N,) integer codes.
+    patches: (N, 6, side, side) as stored, on the device to train on; shared by all folds.
+    label: (N,), 1 is malignant. patient: (N,) integer codes. Both on the CPU.
     order: epoch to the rows of its samples, (samples,), a function of the epoch alone.
     batch_sizes: of an epoch's steps, in turn; their sum is `samples`.
     validation_rows: who decides the best epoch; empty for nobody.
@@ -43,7 +43,7 @@ class FoldTraining:
 
     Everything random is a function of the classifier's seed and the epoch: the order, the affines and dropout have
     streams of their own, set anew for each epoch, so that an epoch begun again in a new process gives the same bytes.
-    On a GPU each fold has a stream of its own, on which its steps run beside other folds'.
+    On a GPU a fold whose steps are recorded has a stream of its own, on which they run beside other folds'.
     """
 
     def __init__(self, classifier: FractureClassifier, samples: Samples) -> None:
@@ -60,26 +60,30 @@ class FoldTraining:
         # Filled for each epoch; a step finds its samples at `_position`, which it moves on itself.
         self._order = torch.zeros(count, dtype=torch.long, device=self.device)
         self._thetas = torch.zeros(count, 2, 3, device=self.device)
+        self._label = samples.label.to(self.device)
         self._offsets = torch.arange(max(samples.batch_sizes), device=self.device)
         self._position = torch.zeros((), dtype=torch.long, device=self.device)
         self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self._steps = iter(samples.batch_sizes)
-        self._validation_rows = torch.from_numpy(samples.validation_rows).to(self.device)
-        self._validated: Tensor | None = None
-        self._graphs = StepGraphs(self._step, self._dropout) if self._is_recorded else None
-        self._stream = self._graphs.stream if self._graphs else None
+        recorded = self.device.type == "cuda" and classifier.arithmetic.cuda_graphs
+        # Graphs captured on one stream share a cuBLAS workspace (pytorch/pytorch#193402), so each fold has its own; its
+        # graphs, one for each batch size, never run at once and share their memory.
+        self._stream = torch.cuda.Stream() if recorded else None  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle() if recorded else None
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._taken: Counter[int] = Counter()
 
-    @property
-    def has_validation(self) -> bool:
-        return len(self._validation_rows) > 0
-
-    @property
-    def _is_recorded(self) -> bool:
-        return self.device.type == "cuda" and self.classifier.arithmetic.cuda_graphs
-
-    def on_stream(self) -> AbstractContextManager[Any]:
-        """Where whatever touches this fold's tensors has to run."""
-        return torch.cuda.stream(self._stream)
+    @contextmanager
+    def _on_stream(self) -> Iterator[None]:
+        """Where whatever touches this fold's tensors has to run: after what was asked for outside, and before it."""
+        if self._stream is None:
+            yield
+            return
+        outside = torch.cuda.current_stream()
+        self._stream.wait_stream(outside)
+        with torch.cuda.stream(self._stream):
+            yield
+        outside.wait_stream(self._stream)
 
     def begin_epoch(self) -> None:
         """Draws the epoch's order and affines, and sends them to the device at once."""
@@ -87,7 +91,7 @@ class FoldTraining:
         order = torch.from_numpy(self.samples.order(self.epoch))
         thetas = draw_affine(len(order), self.classifier.ranges, self._affines.manual_seed(seed))
         self._steps = iter(self.samples.batch_sizes)
-        with self.on_stream():
+        with self._on_stream():
             self._dropout.manual_seed(seed)
             self._order.copy_(order)
             self._thetas.copy_(thetas)
@@ -100,32 +104,41 @@ class FoldTraining:
         size = next(self._steps, None)
         if size is None:
             return
-        if self._graphs:
-            self._graphs.step(size)
-        else:
+        self._taken[size] += 1
+        if self._stream is None:
             self._step(size)
+            return
+        with torch.cuda.stream(self._stream):
+            if self._taken[size] <= STEPS_BEFORE_RECORDING:
+                self._step(size)
+                return
+            if size not in self._graphs:
+                self._graphs[size] = self._record(size)
+            self._graphs[size].replay()
+
+    def _record(self, size: int) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self._dropout)
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            self._step(size)
+        return graph
 
     def _step(self, size: int) -> None:
         batch = self._position + self._offsets[:size]
         rows = self._order[batch]
         logits = self.classifier(self.samples.patches[rows], self._thetas[batch])
-        loss = F.binary_cross_entropy_with_logits(logits, self.samples.label[rows].to(logits.dtype))
+        loss = F.binary_cross_entropy_with_logits(logits, self._label[rows].to(logits.dtype))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self._loss += loss.detach() * size
         self._position += size
 
-    def validate(self) -> None:
-        """Starts the validation of the weights as they are; `end_epoch` waits for its result."""
-        if self.has_validation:
-            self._validated = self.logits(self._validation_rows)
-
     def logits(self, rows: Tensor) -> Tensor:
         """Logits (R,) of `rows` (R,) of the patches, without augmentation and dropout."""
         self.classifier.eval()
-        with self.on_stream(), torch.no_grad():
-            parts = torch.split(rows, 4 * self.samples.batch_sizes[0])
+        with self._on_stream(), torch.no_grad():
+            parts = torch.split(rows.to(self.device), 4 * self.samples.batch_sizes[0])
             return torch.cat(
                 [self.classifier(self.samples.patches[part], identity_affine(len(part))) for part in parts]
             )
@@ -133,28 +146,27 @@ class FoldTraining:
     def end_epoch(self) -> dict[str, float]:
         """Means over the epoch's samples: train_loss (without the L2 term), inner_loss and inner_auc (per patient).
 
-        The last two are NaN where nobody validates.
+        The last two are NaN where nobody validates. This waits for the device, once an epoch.
         """
+        with self._on_stream():
+            train_loss = float(self._loss) / len(self._order)
+        row = {"epoch": self.epoch, "train_loss": train_loss, "inner_loss": float("nan"), "inner_auc": float("nan")}
         self.epoch += 1
-        row = {"epoch": self.epoch - 1, "inner_loss": float("nan"), "inner_auc": float("nan")}
-        with self.on_stream():
-            row["train_loss"] = float(self._loss) / len(self._order)
-            if self._validated is not None:
-                logit = self._validated.cpu()
-                label, patient = (
-                    table[self._validation_rows].cpu() for table in (self.samples.label, self.samples.patient)
-                )
-                row["inner_loss"] = float(F.binary_cross_entropy_with_logits(logit, label.to(logit.dtype)))
-                row["inner_auc"] = float(patient_auc(logit, label.to(logit.dtype), patient))
+        rows = torch.from_numpy(self.samples.validation_rows)
+        if len(rows):
+            logit = self.logits(rows).cpu()
+            label, patient = self.samples.label[rows].to(logit.dtype), self.samples.patient[rows]
+            row["inner_loss"] = float(F.binary_cross_entropy_with_logits(logit, label))
+            row["inner_auc"] = float(patient_auc(logit, label, patient))
         return row
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of parameters and buffers, on the device."""
-        with self.on_stream():
+        with self._on_stream():
             return {name: value.clone() for name, value in self.classifier.state_dict().items()}
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        with self.on_stream():
+        with self._on_stream():
             self.classifier.load_state_dict(weights)
 
     def state_dict(self) -> dict[str, Any]:
@@ -165,37 +177,3 @@ class FoldTraining:
         self.epoch = state["epoch"]
         self.load_weights(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
-
-
-class StepGraphs:
-    """Records a fold's step as CUDA graphs, one for each batch size, and replays them on a stream of their own.
-
-    Each fold captures on its own stream, because graphs captured on one stream share a cuBLAS workspace
-    (pytorch/pytorch#193402), and its graphs, which never run at once, share one memory pool.
-    """
-
-    def __init__(self, step: Callable[[int], None], generator: torch.Generator) -> None:
-        self._step, self._generator = step, generator
-        self._taken: Counter[int] = Counter()
-        self._recorded: dict[int, torch.cuda.CUDAGraph] = {}
-        self._pool = torch.cuda.graph_pool_handle()
-        self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self.stream.wait_stream(torch.cuda.current_stream())
-
-    def step(self, size: int) -> None:
-        """The first steps of a size are taken as they are and count like any other."""
-        self._taken[size] += 1
-        with torch.cuda.stream(self.stream):
-            if self._taken[size] <= STEPS_BEFORE_RECORDING:
-                self._step(size)
-                return
-            if size not in self._recorded:
-                self._recorded[size] = self._record(size)
-            self._recorded[size].replay()
-
-    def _record(self, size: int) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self._generator)
-        with torch.cuda.graph(graph, pool=self._pool, stream=self.stream):
-            self._step(size)
-        return graph

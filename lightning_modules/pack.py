@@ -32,10 +32,6 @@ class FoldPack(pl.LightningModule):
         for fold in self.running():
             fold.step()
 
-    def validation_step(self, batch: int, batch_idx: int) -> None:
-        for fold in self.running():
-            fold.validate()
-
     def on_train_epoch_end(self) -> None:
         # Lightning runs the callbacks, which end folds, before this.
         self.trainer.should_stop = not self.running()

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from torch import Tensor
@@ -55,10 +56,7 @@ def imagenet_file(backbone: str) -> Path:
             f"model.weights=imagenet: no published file is known for model.backbone={backbone}, only for "
             f"{', '.join(IMAGENET_URLS)}; give the path of a state dict, or model.weights=none"
         )
-    return _fetch(IMAGENET_URLS[backbone])
-
-
-def _fetch(url: str) -> Path:
+    url = IMAGENET_URLS[backbone]
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     digest = file.stem.rpartition("-")[2]
     if not file.exists():
@@ -97,31 +95,12 @@ def _read_state(file: Path) -> dict[str, Tensor]:
 def _load_state(network: SixToThree, state: dict[str, Tensor], file: Path) -> None:
     classifier = getattr(network.network, "default_cfg", {}).get("classifier", "fc")
     head = {key: state.pop(f"{classifier}.{key}") for key in ("weight", "bias") if f"{classifier}.{key}" in state}
-    _refuse_mismatch(network.network.state_dict(), state, file)
-    network.network.load_state_dict(state, strict=False)
+    try:
+        network.network.load_state_dict(state)
+    except RuntimeError as error:  # a line for missing keys, one for unexpected ones, and one for each other shape
+        lines = [shorten(line.strip(), 250, placeholder=" …") for line in str(error).splitlines()[1:]]
+        another_stem = any(line.startswith("size mismatch for conv1.weight") for line in lines)
+        remedy = "; the first convolution is of another stem: change model.stem" if another_stem else ""
+        raise WeightsError(f"model.weights: {file} does not fit: {' '.join(lines[:4])}{remedy}") from None
     if head and head["weight"].shape == network.head.weight.shape:
         network.head.load_state_dict(head)
-
-
-def _refuse_mismatch(wanted: dict[str, Tensor], found: dict[str, Tensor], file: Path) -> None:
-    # Files older than PyTorch 0.4.1 lack this counter, which a fixed momentum never reads.
-    missing = [key for key in wanted if key not in found and not key.endswith(".num_batches_tracked")]
-    unexpected = [key for key in found if key not in wanted]
-    reshaped = [
-        f"{key} {tuple(found[key].shape)} for {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in found and found[key].shape != wanted[key].shape
-    ]
-    if not (missing or unexpected or reshaped):
-        return
-    another_stem = any(key.startswith("conv1.weight ") for key in reshaped)
-    remedy = "; the first convolution is of another stem: change model.stem" if another_stem else ""
-    raise WeightsError(
-        f"model.weights: {file} does not fit the backbone: missing keys: {_listed(missing)}; "
-        f"unexpected keys: {_listed(unexpected)}; other shapes: {_listed(reshaped)}{remedy}"
-    )
-
-
-def _listed(names: list[str], shown: int = 8) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return (", ".join(names[:shown]) or "none") + more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
@@ -10,6 +11,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -43,17 +45,6 @@ class Task:
     """The saved table patient_id, label, fold; its labels are the ones that count."""
 
 
-def train_fold(configuration: Configuration, fold: int, folder: Path, *, store: PatchStore, split: Path) -> None:
-    """Train on the other folds' patients, then predict the held-out fold once: a pack of one.
-
-    Raises:
-        TrainingDivergedError: the loss is not finite under this configuration; trying again cannot help.
-    """
-    (error,) = train_pack([Task(configuration, fold, folder, split)], store)
-    if error:
-        raise error
-
-
 def train_pack(tasks: Sequence[Task], store: PatchStore) -> list[TrainingDivergedError | None]:
     """Train units side by side in this process; each ends with the bytes that it would have had alone.
 
@@ -74,44 +65,40 @@ def train_pack(tasks: Sequence[Task], store: PatchStore) -> list[TrainingDiverge
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(tasks[0].configuration.cpus_per_fold)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        gc.collect()  # the last pack's graphs and tensors hang in cycles of its Trainer
     data = PackData(store.patches(), [_fold_data(task, store) for task in tasks], device)
-    folds = [
-        FoldTraining(_task_classifier(task), _samples(data.patches, own))
-        for task, own in zip(tasks, data.folds, strict=True)
-    ]
-    checkpoints = [_checkpoint(task, fold) for task, fold in zip(tasks, folds, strict=True)]
-    for checkpoint in checkpoints:
-        checkpoint.resume()
-    pack = FoldPack(folds)
+    checkpoints = [_resume(task, own, data.patches) for task, own in zip(tasks, data.folds, strict=True)]
+    pack = FoldPack([checkpoint.fold for checkpoint in checkpoints])
     if pack.running():
         _trainer(checkpoints).fit(pack, datamodule=data)
-    errors: list[TrainingDivergedError | None] = []
-    for task, own, checkpoint in zip(tasks, data.folds, checkpoints, strict=True):
-        try:
-            _write_results(task, own, checkpoint, store, started)
-            errors.append(None)
-        except TrainingDivergedError as error:
-            errors.append(error)
-    return errors
+    ended = zip(tasks, data.folds, checkpoints, strict=True)
+    return [_write_results(task, own, checkpoint, store, started) for task, own, checkpoint in ended]
 
 
-def _write_results(task: Task, data: FoldData, checkpoint: EpochCheckpoint, store: PatchStore, started: float) -> None:
-    checkpoint.finish()
-    probability = _predict(checkpoint.fold, np.concatenate([data.held_out_rows, data.inner_rows]))
+def _write_results(
+    task: Task, data: FoldData, checkpoint: EpochCheckpoint, store: PatchStore, started: float
+) -> TrainingDivergedError | None:
+    """The unit's files, or why there are none."""
+    try:
+        checkpoint.finish()
+        probability = _predict(checkpoint.fold, np.concatenate([data.held_out_rows, data.inner_rows]))
+    except TrainingDivergedError as error:
+        return error
     folder = task.folder
     _write_predictions(folder / "predictions.parquet", probability[data.held_out_rows], store, data)
     _write_predictions(folder / "inner_predictions.parquet", probability[data.inner_rows], store, data)
     torch.save({name: value.cpu() for name, value in checkpoint.fold.weights().items()}, folder / "weights.pt")
-    seconds = time.monotonic() - started
     result = {
         "best_epoch": checkpoint.best_epoch,
         "epochs": len(checkpoint.curve),
-        "seconds": seconds,
+        "seconds": time.monotonic() - started,
         "host": socket.gethostname(),
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
     }
     write_atomically(folder / "result.json", json.dumps(result) + "\n")
     (folder / "last.ckpt").unlink(missing_ok=True)
+    return None
 
 
 def check_network(configuration: Configuration) -> None:
@@ -145,7 +132,7 @@ def _fold_data(task: Task, store: PatchStore) -> FoldData:
     augmentation, training = task.configuration.augmentation, task.configuration.training
     return FoldData(
         store.lesions,
-        read_split(task.split),
+        _split(task.split, task.split.stat().st_mtime_ns),
         task.fold,
         batch_size=training.batch_size,
         benign_factor=augmentation.benign_factor,
@@ -157,37 +144,34 @@ def _fold_data(task: Task, store: PatchStore) -> FoldData:
     )
 
 
-def _samples(patches: Tensor, data: FoldData) -> Samples:
-    label, patient = (torch.from_numpy(table).to(patches.device) for table in (data.label, data.patient))
-    return Samples(patches, label, patient, data.order, data.batch_sizes, data.validation_rows)
+@cache
+def _split(path: Path, written: int) -> pd.DataFrame:  # noqa: ARG001
+    """Read once by a worker, unless it is written again."""
+    return read_split(path)
 
 
-def _task_classifier(task: Task) -> FractureClassifier:
-    return _classifier(task.configuration, unit_seed(task.configuration, task.fold))
+def _resume(task: Task, data: FoldData, patches: Tensor) -> EpochCheckpoint:
+    """The unit's training as the last try left it."""
+    label, patient = torch.from_numpy(data.label), torch.from_numpy(data.patient)
+    samples = Samples(patches, label, patient, data.order, data.batch_sizes, data.validation_rows)
+    fold = FoldTraining(_classifier(task.configuration, unit_seed(task.configuration, task.fold)), samples)
+    training = task.configuration.training
+    checkpoint = EpochCheckpoint(fold, task.folder, epochs=training.epochs, patience=training.patience)
+    checkpoint.resume()
+    return checkpoint
 
 
 def _classifier(configuration: Configuration, seed: int) -> FractureClassifier:
-    augmentation, training = configuration.augmentation, configuration.training
-    ranges = AffineRanges(
-        translation=augmentation.translation,
-        scaling=augmentation.scaling,
-        rotation_degrees=augmentation.rotation_degrees,
-        flip=augmentation.flip,
-    )
+    ranges = configuration.augmentation.model_dump(include=set(AffineRanges.__dataclass_fields__))
+    arithmetic = configuration.training.model_dump(include=set(Arithmetic.__dataclass_fields__))
     return FractureClassifier(
         **configuration.model.model_dump(),
         **configuration.input.model_dump(),
         widest_context=configuration.widest_context,
-        ranges=ranges,
+        ranges=AffineRanges(**ranges),
         seed=seed,
-        arithmetic=Arithmetic(**training.model_dump(include=set(Arithmetic.__dataclass_fields__))),
+        arithmetic=Arithmetic(**arithmetic),
     )
-
-
-def _checkpoint(task: Task, fold: FoldTraining) -> EpochCheckpoint:
-    training = task.configuration.training
-    patience = None if training.early_stopping == "none" else training.patience
-    return EpochCheckpoint(fold, task.folder, epochs=training.epochs, patience=patience)
 
 
 def _trainer(checkpoints: Sequence[EpochCheckpoint]) -> pl.Trainer:
@@ -203,13 +187,12 @@ def _trainer(checkpoints: Sequence[EpochCheckpoint]) -> pl.Trainer:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        num_sanity_val_steps=0,
     )
 
 
 def _predict(fold: FoldTraining, rows: NDArray[np.int64]) -> pd.Series:
     """Probability by row of the patch store."""
-    probability = torch.sigmoid(fold.logits(torch.from_numpy(rows).to(fold.device))).cpu().numpy()
+    probability = torch.sigmoid(fold.logits(torch.from_numpy(rows))).cpu().numpy()
     if not np.isfinite(probability).all():
         raise TrainingDivergedError(
             "training diverged: a predicted probability is not a number; lower model.learning_rate"

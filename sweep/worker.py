@@ -80,7 +80,7 @@ class FoldTrainable(tune.Trainable):
             for one, folder in begun.items()
             if not (folder / "result.json").exists()
         }
-        store = on_own_disk(self._store, self._node_folder) if self._node_folder else self._store
+        store = on_own_disk(self._store, self._node_folder)
         return dict(zip(tasks, train_pack([*tasks.values()], store) if tasks else [], strict=True))
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

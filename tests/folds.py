@@ -1,5 +1,6 @@
 """Folds to train in tests: noise in which the malignant patients' T1W is darker in the middle."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datasets.patches import PatchStore
 from lightning_modules.augmentation import AffineRanges
 from lightning_modules.classifier import FractureClassifier
 from lightning_modules.fold_training import FoldTraining, Samples
+from sweep.settings import Configuration
+from sweep.train_fold import Task, train_pack
 
 AUGMENTED = AffineRanges(translation=0.1, scaling=0.2, rotation_degrees=20.0, flip=True)
 
@@ -62,5 +66,11 @@ def train_epoch(training: FoldTraining) -> dict[str, float]:
     training.begin_epoch()
     for _ in training.samples.batch_sizes:
         training.step()
-    training.validate()
     return training.end_epoch()
+
+
+def train_fold(configuration: Configuration, fold: int, folder: Path, *, store: PatchStore, split: Path) -> None:
+    """A pack of one, or its error."""
+    (error,) = train_pack([Task(configuration, fold, folder, split)], store)
+    if error:
+        raise error

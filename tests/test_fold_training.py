@@ -13,6 +13,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_modules.augmentation import draw_affine, identity_affine
 from lightning_modules.classifier import Arithmetic, epoch_seed
@@ -61,7 +62,6 @@ def test_dropouts_stream_is_the_folds_own() -> None:
                 training.step()
         train_epoch(alone)
         for training in together:
-            training.validate()
             training.end_epoch()
     for name, value in alone.weights().items():
         assert torch.equal(value, together[0].weights()[name]), name
@@ -167,11 +167,44 @@ def test_two_folds_in_float64_stepped_by_turns_are_the_folds_alone() -> None:
         assert one.weights()["network.head.weight"].dtype == torch.float64
 
 
-def test_the_benchmark_runs_where_only_torch_and_lightning_are_and_finds_packed_folds_equal() -> None:
-    script = Path(__file__).parents[1] / "benchmarks" / "fold_throughput.py"
-    absent = ["monai", "ray", "optuna", "pydicom", "hydra", "pandas", "timm"]
-    program = f"import runpy, sys; sys.modules.update(dict.fromkeys({absent})); sys.argv[1:] = ['--only', 'check']; "
-    program += f"runpy.run_path({str(script)!r}, run_name='__main__')"
+class Asked(TorchDispatchMode):
+    """Operations of which the host waits for the result, or that begin at the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(name in str(func) for name in ("_local_scalar_dense", "nonzero", "lift_fresh", "eye", "copy_from")):
+            self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_neither_waits_for_its_device_nor_brings_anything_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but Adam, which counts on the host unless its step is recorded; what else is asked may also be recorded."""
+    training = fold(ranges=AUGMENTED, dropout=0.5)
+    monkeypatch.setattr(training.optimizer, "step", lambda: None)
+    training.begin_epoch()
+    with Asked() as asked:
+        training.step()
+    assert asked.names == []
+    with Asked() as asked:
+        training.end_epoch()
+    assert any("_local_scalar_dense" in name for name in asked.names)
+
+
+def test_the_benchmarks_run_where_only_torch_and_lightning_are_and_find_packed_folds_equal() -> None:
+    folder = Path(__file__).parents[1] / "benchmarks"
+    absent = ["monai", "ray", "optuna", "pydicom", "hydra", "pandas", "timm", "pydantic", "torchvision"]
+    program = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({absent}))
+sys.path.insert(0, {str(folder)!r})
+for script, options in (("fold_throughput", "--only check"), ("train_step", "--rounds 1 --steps 1")):
+    sys.argv = [script, *options.split()]
+    runpy.run_module(script, run_name="__main__")
+"""
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert printed.returncode == 0, printed.stderr
     assert re.search(r"^packed with another: .* 0\.0e\+00$", printed.stdout, re.MULTILINE)
+    assert re.search(r"^\| precision=bf16-mixed \| [\d.]+ ", printed.stdout, re.MULTILINE)

@@ -15,7 +15,8 @@ from lightning_modules.checkpoint import EpochCheckpoint, TrainingDivergedError
 from lightning_modules.fold_training import FoldTraining
 from sweep.compose import load_settings
 from sweep.settings import Configuration
-from sweep.train_fold import Task, train_fold, train_pack, unit_seed
+from sweep.train_fold import Task, train_pack, unit_seed
+from tests.folds import train_fold
 from tests.stores import write_split, write_store
 
 QUICK = ["input.size=32", "training.epochs=3", "training.batch_size=16", "data.widest_context=1.5"]

@@ -21,8 +21,8 @@ from sweep.proposals import open_study
 from sweep.run_folder import held_out_auc
 from sweep.search import Candidate, Search
 from sweep.settings import Settings, SettingsError
-from sweep.train_fold import train_fold
 from sweep.tune_adapter import fold_resources, pack_size, run_units, trial_resources
+from tests.folds import train_fold
 from tests.stores import write_split, write_store
 from tests.test_train_fold import QUICK
 

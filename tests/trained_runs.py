@@ -12,7 +12,7 @@ from sweep.ledger import Ledger
 from sweep.prepare import prepare_split, write_cohort
 from sweep.run_folder import RunFolder, held_out_auc, write_tables
 from sweep.search import Candidate
-from sweep.train_fold import train_fold
+from tests.folds import train_fold
 from tests.stores import write_store
 
 SCRIPT = "<script>document.title='owned'</script>"
