@@ -9,6 +9,7 @@ of its own) takes folds as instances and the 200 configurations as one categoric
 import argparse
 import tempfile
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +72,11 @@ def asha(auc: Array, seed: int) -> Outcome:  # noqa: ARG001
 
 
 def smac(auc: Array, seed: int) -> Outcome:
-    """SMAC3's algorithm configuration: its intensifier decides who gets how many folds; random proposals."""
-    from ConfigSpace import Categorical, ConfigurationSpace
-    from smac import AlgorithmConfigurationFacade, Scenario
+    """SMAC3's algorithm configuration: its intensifier decides who gets how many folds."""
+    from ConfigSpace import Categorical, Configuration, ConfigurationSpace
+    from smac import RandomFacade, Scenario
+    from smac.initial_design import RandomInitialDesign
+    from smac.main.exceptions import ConfigurationSpaceExhaustedException
 
     space = ConfigurationSpace({"row": Categorical("row", list(range(len(auc))))}, seed=seed)
     done = np.zeros(auc.shape, bool)
@@ -93,7 +96,12 @@ def smac(auc: Array, seed: int) -> Outcome:
             output_directory=Path(folder),
             seed=seed,
         )
-        found = AlgorithmConfigurationFacade(scenario, loss, logging_level=50, overwrite=True).optimize()
+        rows = [Configuration(space, {"row": row}) for row in range(len(auc))]
+        design = RandomInitialDesign(scenario, n_configs=0, additional_configs=rows)
+        facade = RandomFacade(scenario, loss, initial_design=design, logging_level=50, overwrite=True)
+        with suppress(ConfigurationSpaceExhaustedException):  # its way to say that all have been tried
+            facade.optimize()
+        found = facade.intensifier.get_incumbent()
     return outcome(auc, done, int(found["row"]))
 
 

@@ -184,7 +184,8 @@ def posterior(evidence: Evidence, alpha: float) -> Verdict:
     above[leader] = 0.0 if evidence.complete[leader] else 1.0
     drops = []
     if evidence.complete[leader]:
-        rows = np.array([row for row in np.argsort(above, kind="stable") if not evidence.done[row].all()], int)
+        rows = np.argsort(above, kind="stable")
+        rows = rows[~evidence.done.all(axis=1)[rows]]
         finished = evidence.last and above.sum() <= alpha
         sure = evidence.alive[rows] & evidence.done[rows].any(axis=1)
         sure &= finished | (np.cumsum(above[rows]) <= alpha * EARLY_SHARE)
