@@ -1,7 +1,7 @@
 """What racing costs and loses: replays of finished cross-validations, without any training.
 
     python benchmarks/search_cost.py [TABLE.npz …] [--orders 200] [--alpha 0.05 …] [--strategies posterior …]
-    python benchmarks/search_cost.py --simulated 40 --orders 5       # on tables drawn here
+    python benchmarks/search_cost.py --simulated 200 --configurations 24 --orders 1   # on tables drawn here
     python benchmarks/search_cost.py --workers 1 8 32 --strategies posterior
 
 A table holds scores (C, N) out-of-fold, y (N,) and fold (N,); without one, those of benchmarks/data. Every replay
@@ -23,7 +23,7 @@ from sweep.patient_metrics import Array, placements
 from sweep.racing import STRATEGIES, Evidence, fold_influence
 
 DATA = Path(__file__).parent / "data"
-ALPHAS: dict[str, tuple[float, ...]] = {"posterior": (0.1, 0.03, 0.01), "posterior wide": (0.1, 0.03, 0.01)}
+ALPHAS: dict[str, tuple[float, ...]] = {"posterior": (0.03,), "posterior wide": (0.1, 0.03, 0.01)}
 ALPHAS |= {"paired": (0.05, 0.01, 0.001), "wilcoxon": (0.1,)}
 
 
@@ -153,13 +153,15 @@ def main() -> None:
     parser.add_argument("tables", nargs="*", type=Path)
     parser.add_argument("--orders", type=int, default=200)
     parser.add_argument("--simulated", type=int, default=0, help="number of simulated tables instead")
+    parser.add_argument("--configurations", type=int, default=200, help="of a simulated table")
     parser.add_argument("--strategies", nargs="+", default=["posterior wide", *STRATEGIES])
     parser.add_argument("--alpha", nargs="+", type=float)
     parser.add_argument("--workers", nargs="+", type=int, default=[1])
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     if args.simulated:
-        groups = {"simulated": [simulate(1000 + seed) for seed in range(args.simulated)]}
+        drawn = [simulate(1000 + seed, args.configurations) for seed in range(args.simulated)]
+        groups = {f"{args.simulated} simulated of {args.configurations}": drawn}
     else:
         groups = {path.stem: [load(path)] for path in args.tables or sorted(DATA.glob("*.npz"))}
     print("| table | strategy | alpha | workers | cost | kept | mean regret | worst regret |")
