@@ -185,7 +185,7 @@ def posterior(evidence: Evidence, alpha: float) -> Verdict:
     drops = []
     if evidence.complete[leader]:
         rows = np.argsort(above, kind="stable")
-        rows = rows[~evidence.done.all(axis=1)[rows]]
+        rows = rows[np.isnan(evidence.auc[rows]).any(axis=1)]
         finished = evidence.last and above.sum() <= alpha
         sure = evidence.alive[rows] & evidence.done[rows].any(axis=1)
         sure &= finished | (np.cumsum(above[rows]) <= alpha * EARLY_SHARE)
