@@ -9,6 +9,7 @@ given one fold. A set of models is a bit mask: model i belongs to subset m if bi
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import rankdata
 
 from sweep.patient_metrics import Array, Estimate
 from sweep.selection_bias import bbc_cv, draw_patients, percentile_estimate
@@ -91,26 +92,17 @@ def _subset_sums(probability: Array) -> Array:
 def row_aucs(label: Array, score: Array, fold: Array) -> Array:
     """Mean of the folds' AUCs of every row, (S, N) -> (S,), ties a half; nan where no fold has both classes.
 
-    The bits of a double that is not negative order as the double does. The lowest carries the label, so one sort of
-    whole numbers gives the malignant patients' ranks; scores that differ in that bit only count as ties. ValueError
-    on nan or a negative score.
+    Mann-Whitney's U from the midranks of the malignant patients. ValueError on nan or a negative score.
     """
     if not (score >= 0).all():
         raise ValueError("ensembles average probabilities: give numbers from 0 to 1 for every patient and model")
-    bits = (score.astype(float) + 0.0).view(np.int64) & ~1
-    members_of = [np.flatnonzero(fold == number) for number in np.unique(fold)]
-    defined = [patients for patients in members_of if len(np.unique(label[patients])) == 2]
-    if not defined:
-        return np.full(len(score), np.nan)
-    return np.asarray(np.mean([_aucs_of_fold(bits[:, patients], label[patients] == 1) for patients in defined], axis=0))
-
-
-def _aucs_of_fold(bits: Array, malignant: Array) -> Array:
-    """Mann-Whitney's U over the pairs, halfway between tied malignant patients ranked above and below benign ones."""
-    place, m = np.arange(len(malignant), dtype=float), int(malignant.sum())
-    above = (np.sort(bits | malignant, axis=1) & 1) @ place
-    below = place.sum() - (np.sort(bits | ~malignant, axis=1) & 1) @ place
-    return np.asarray(((above + below) / 2 - m * (m - 1) / 2) / (m * (len(malignant) - m)))
+    aucs = []
+    for number in np.unique(fold):
+        malignant, ranks = label[fold == number] == 1, rankdata(score[:, fold == number], axis=1)
+        m, n = int(malignant.sum()), int((~malignant).sum())
+        if m and n:
+            aucs.append((ranks[:, malignant].sum(axis=1) - m * (m + 1) / 2) / (m * n))
+    return np.mean(aucs, axis=0) if aucs else np.full(len(score), np.nan)
 
 
 def greedy_ensemble(label: Array, probability: Array, fold: Array, resamples: int = 1000, seed: int = 0) -> Ensemble:
