@@ -1,6 +1,5 @@
 """Annotations and series to cohort: the right slices, and a reason for every patient left out."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,60 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datasets.annotations import read_annotations
-from datasets.cohort import LESION_COLUMNS, Cohort, ExclusionError, build_cohort
-from datasets.dicom import Reading, Series, SliceHeader
-from datasets.leakage import LeakageError
-from tests.mr_files import Stack, annotation, read_folder, study, tilted, write_stack
-
-BOX = (10.0, 12.0, 20.0, 22.0)
-CENTRE = (17, 15)  # row and column of the box's centre
-CORONAL = np.array([[1.0, 0, 0], [0, 0, -1.0]])
-
-
-def reading_of(folder: Path, *stacks: Stack) -> Reading:
-    for stack in stacks:
-        write_stack(folder / stack.uid, stack)
-    return read_folder(folder)
-
-
-def table_of(folder: Path, *rows: dict[str, Any]) -> pd.DataFrame:
-    pd.DataFrame(list(rows)).to_csv(folder / "annotations.csv", index=False)
-    return read_annotations(folder / "annotations.csv")
-
-
-def cohort_of(folder: Path, stacks: list[Stack], rows: list[dict[str, Any]], **options: Any) -> Cohort:
-    return build_cohort(reading_of(folder, *stacks), table_of(folder, *rows), **options)
-
-
-def altered(reading: Reading, stack: Stack, change: Callable[[SliceHeader], SliceHeader | None]) -> Reading:
-    """The reading with the headers of one series changed, or left out where the change gives None."""
-
-    def apply(one: Series) -> Series:
-        return Series(tuple(new for header in one.slices if (new := change(header)))) if one.uid == stack.uid else one
-
-    return replace(reading, series=tuple(map(apply, reading.series)))
-
-
-def with_traits(reading: Reading, stack: Stack, *traits: Any) -> Reading:
-    return altered(reading, stack, lambda header: replace(header, traits=frozenset(traits)))
-
-
-def without_slice(reading: Reading, stack: Stack, index: int) -> Reading:
-    return altered(reading, stack, lambda header: None if header.sop_instance_uid == stack.sop(index) else header)
-
-
-def uids(cohort: Cohort, row: int = 0) -> list[str]:
-    return [header.sop_instance_uid for header in cohort.slices[row]]
-
-
-def exclusion(cohort: Cohort) -> dict[str, str]:
-    """The only exclusion of a cohort without lesions."""
-    assert cohort.lesions.empty
-    assert cohort.slices == ()
-    (row,) = cohort.excluded.to_dict("records")
-    assert row["remedy"]
-    return {str(key): value for key, value in row.items()}
+from datasets.cohort import LESION_COLUMNS, ExclusionError, build_cohort
+from datasets.dicom import Series, SliceHeader
+from tests.cohorts import BOX, CENTRE, CORONAL, altered, cohort_of, exclusion, reading_of, table_of, uids, without_slice
+from tests.mr_files import annotation, study, tilted
 
 
 def test_lesion_gets_its_slices_and_their_neighbours(tmp_path: Path) -> None:
@@ -199,134 +148,6 @@ def test_box_is_made_square_about_its_centre(tmp_path: Path) -> None:
     assert lesion["note"] == "box made square"
 
 
-PLAIN, ENHANCED, SUPPRESSED = (), ("contrast-enhanced",), ("fat-suppressed",)
-
-
-@pytest.mark.parametrize(
-    ("traits", "chosen", "reason"),
-    [
-        ([PLAIN, ENHANCED], 0, ""),
-        ([SUPPRESSED, PLAIN, ENHANCED], 1, ""),
-        ([("localizer",), PLAIN], 1, ""),
-        ([PLAIN, PLAIN, ENHANCED], None, "several sagittal T1W series: 1.7.0 (7 slices), 1.7.1 (7 slices)"),
-        (
-            [ENHANCED, ENHANCED + SUPPRESSED],
-            None,
-            "no plain sagittal T1W series in the study; 1.7.0 (contrast-enhanced, 7 slices), "
-            "1.7.1 (contrast-enhanced, fat-suppressed, 7 slices)",
-        ),
-        ([("localizer",)], None, "no plain sagittal T1W series in the study"),
-    ],
-)
-def test_the_only_plain_t1_series_is_taken(
-    tmp_path: Path, traits: list[tuple[str, ...]], chosen: int | None, reason: str
-) -> None:
-    t2, t1 = study(1)
-    stacks = [replace(t1, uid=f"1.7.{number}") for number in range(len(traits))]
-    reading, row = reading_of(tmp_path, t2, *stacks), annotation("A", 1, t2, 3, BOX)
-    for stack, its_traits in zip(stacks, traits, strict=True):
-        reading = with_traits(reading, stack, *its_traits)
-    cohort = build_cohort(reading, table_of(tmp_path, row))
-    if chosen is None:
-        problem = exclusion(cohort)
-        assert (problem["item"], problem["reason"]) == (t2.study, reason)
-        assert "t1_series_uid" in problem["remedy"]
-    else:
-        assert cohort.lesions["t1_series_uid"].tolist() == [stacks[chosen].uid]
-    for stack in stacks:  # named, each can be used
-        named = build_cohort(reading, table_of(tmp_path, {**row, "t1_series_uid": stack.uid}))
-        assert named.lesions["t1_series_uid"].tolist() == [stack.uid]
-
-
-@pytest.mark.parametrize("weighting", [None, "T2W"])
-def test_t1_series_without_telling_headers_has_to_be_named(tmp_path: Path, weighting: Any) -> None:
-    t2, t1 = study(1)
-    unknown = altered(reading_of(tmp_path, t2, t1), t1, lambda header: replace(header, weighting=weighting))
-    row = annotation("A", 1, t2, 3, BOX)
-    problem = exclusion(build_cohort(unknown, table_of(tmp_path, row)))
-    listed = f"; of unknown weighting: {t1.uid} (7 slices)" if weighting is None else ""
-    assert problem["reason"] == f"no plain sagittal T1W series in the study{listed}"
-    named = build_cohort(unknown, table_of(tmp_path, {**row, "t1_series_uid": t1.uid}))
-    assert named.lesions["t1_series_uid"].tolist() == [t1.uid]
-
-
-def test_named_t1_series_may_be_of_another_study(tmp_path: Path) -> None:
-    (t2, t1), other = study(1), study(1, uid="1.2.3.8.1", study="1.2.3.8")[1]
-    row = {**annotation("A", 1, t2, 3, BOX), "t1_series_uid": other.uid}
-    assert cohort_of(tmp_path, [t2, t1, other], [row]).lesions["t1_series_uid"].tolist() == [other.uid]
-
-
-@pytest.mark.parametrize("trait", ["fat-suppressed", "contrast-enhanced", "localizer", "T1W"])
-def test_annotated_series_that_is_not_plain_has_to_be_named(tmp_path: Path, trait: Any) -> None:
-    t2, t1 = study(1)
-    reading, row = reading_of(tmp_path, t2, t1), annotation("A", 1, t2, 3, BOX)
-    if trait == "T1W":
-        reading = altered(reading, t2, lambda header: replace(header, weighting="T1W"))
-    else:
-        reading = with_traits(reading, t2, trait)
-    problem = exclusion(build_cohort(reading, table_of(tmp_path, row)))
-    assert problem["reason"] == f"the annotated slice is not of a plain T2W series but {trait}"
-    assert f"write {t2.uid} in t2_series_uid" in problem["remedy"]
-    named = build_cohort(reading, table_of(tmp_path, {**row, "t2_series_uid": t2.uid}))
-    assert named.lesions[["t1_series_uid", "t2_series_uid"]].to_numpy().tolist() == [[t1.uid, t2.uid]]
-
-
-def test_of_several_t1_series_the_one_in_the_t2_frame_of_reference_is_taken(tmp_path: Path) -> None:
-    (t2, t1), moved = study(1), study(1, uid="1.7.1", frame_of_reference="5.5")[1]
-    cohort = cohort_of(tmp_path, [t2, t1, moved], [annotation("A", 1, t2, 3, BOX)])
-    assert cohort.lesions["t1_series_uid"].tolist() == [t1.uid]
-    again = replace(moved, uid="1.7.2")
-    problem = exclusion(cohort_of(tmp_path / "both", [t2, moved, again], [annotation("A", 1, t2, 3, BOX)]))
-    assert problem["reason"] == "several sagittal T1W series: 1.7.1 (7 slices), 1.7.2 (7 slices)"
-
-
-LUMBAR = {"centre": (3.0, -20.0, -80.0), "directions": tilted((3, 0, 0))}
-
-
-def test_of_several_t1_series_the_one_that_covers_the_lesion_is_taken(tmp_path: Path) -> None:
-    (t2, t1), lumbar = study(1), study(1, uid="1.7.1", **LUMBAR)[1]
-    lumbar_t2 = replace(lumbar, uid="1.7.2", tags=t2.tags)
-    rows = [annotation("A", 1, t2, 3, BOX), annotation("A", 1, lumbar_t2, 3, BOX)]
-    cohort = cohort_of(tmp_path, [t2, t1, lumbar, lumbar_t2], rows)
-    assert cohort.lesions["t1_series_uid"].tolist() == [t1.uid, lumbar.uid]
-
-
-@pytest.mark.parametrize("named", ["", "1.2.3.1.1"])
-def test_of_several_stacks_of_a_series_the_one_that_covers_the_lesion_is_taken(tmp_path: Path, named: str) -> None:
-    (t2, t1), lumbar = study(1), study(1, uid="1.7.1", **LUMBAR)[1]
-    row = {**annotation("A", 1, t2, 3, BOX), "t1_series_uid": named}
-    reading = reading_of(tmp_path, t2, t1, lumbar)
-    stacks = altered(reading, lumbar, lambda header: replace(header, series_instance_uid=t1.uid))
-    assert set(uids(build_cohort(stacks, table_of(tmp_path, row)))[:3]) == {t1.sop(index) for index in (2, 3, 4)}
-    echo = replace(t1, uid="1.7.9")
-    echoes = altered(
-        reading_of(tmp_path / "echoes", t2, t1, echo), echo, lambda header: replace(header, series_instance_uid=t1.uid)
-    )
-    problem = exclusion(build_cohort(echoes, table_of(tmp_path, row)))
-    assert problem["reason"] == f"several sagittal T1W series: {t1.uid} (7 slices), {t1.uid} (7 slices)"
-    assert "stacks" in problem["remedy"]
-
-
-def test_the_t2_series_is_not_its_own_t1_series(tmp_path: Path) -> None:
-    t2, t1 = study(1)
-    row = {**annotation("A", 1, t2, 3, BOX), "t1_series_uid": t2.uid}
-    assert "no sagittal series beside the T2W one" in exclusion(cohort_of(tmp_path, [t2, t1], [row]))["reason"]
-
-
-def test_a_named_t1_series_must_be_sagittal(tmp_path: Path) -> None:
-    t2, t1 = study(1, directions=CORONAL)
-    row = {**annotation("A", 1, t2, 3, BOX), "t1_series_uid": t1.uid}
-    assert "no sagittal series beside the T2W one" in exclusion(cohort_of(tmp_path, [t2, t1], [row]))["reason"]
-
-
-def test_axial_and_foreign_t1_series_are_no_candidates(tmp_path: Path) -> None:
-    t2, t1 = study(1)
-    axial = replace(t1, uid="1.2.3.1.6", directions=np.array([[1.0, 0, 0], [0, 1.0, 0]]))
-    other = study(2)[1]
-    cohort = cohort_of(tmp_path, [t2, t1, axial, other], [annotation("A", 1, t2, 3, BOX)])
-    assert cohort.lesions["t1_series_uid"].tolist() == [t1.uid]
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -434,62 +255,3 @@ def test_patient_with_two_labels_or_sites_is_excluded(tmp_path: Path) -> None:
     assert exclusion(cohort_of(tmp_path / "label", [t2, t1], rows))["item"] == "label"
     rows = [{**annotation("A", 0, t2, 2 + place, BOX), "site": site} for place, site in enumerate("XY")]
     assert exclusion(cohort_of(tmp_path / "site", [t2, t1], rows))["reason"] == "several values: 'X', 'Y'"
-
-
-def two_patients(folder: Path, label: int = 0) -> tuple[Reading, list[dict[str, Any]], Stack]:
-    """One study annotated under A and B."""
-    t2, t1 = study(1)
-    return reading_of(folder, t2, t1), [annotation("A", 0, t2, 2, BOX), annotation("B", label, t2, 3, BOX)], t2
-
-
-def test_one_study_under_two_patients_stops(tmp_path: Path) -> None:
-    reading, rows, t2 = two_patients(tmp_path)
-    with pytest.raises(LeakageError, match=f"'{t2.study}': the same study under several patient_id: 'A', 'B'"):
-        build_cohort(reading, table_of(tmp_path, *rows))
-
-
-def test_one_study_under_two_patients_excludes_both_if_told(tmp_path: Path) -> None:
-    reading, rows, t2 = two_patients(tmp_path)
-    cohort = build_cohort(reading, table_of(tmp_path, *rows), leakage="exclude")
-    assert cohort.lesions.empty
-    assert cohort.excluded[["patient_id", "item"]].to_numpy().tolist() == [["A", t2.study], ["B", t2.study]]
-
-
-def test_one_study_under_two_patients_makes_one_patient_if_told(tmp_path: Path) -> None:
-    reading, rows, t2 = two_patients(tmp_path)
-    again = {**rows[0], "patient_id": "B"}  # the same box drawn under both identifiers
-    cohort = build_cohort(reading, table_of(tmp_path, *rows, again), leakage="merge")
-    assert cohort.lesions["patient_id"].tolist() == ["A", "A"]
-    assert cohort.lesions["sop_instance_uid"].tolist() == [t2.sop(2), t2.sop(3)]
-    assert cohort.excluded.empty
-
-
-def test_merged_patients_with_two_labels_are_excluded(tmp_path: Path) -> None:
-    reading, rows, _ = two_patients(tmp_path, label=1)
-    problem = exclusion(build_cohort(reading, table_of(tmp_path, *rows), leakage="merge"))
-    assert (problem["patient_id"], problem["item"], problem["reason"]) == ("A", "label", "several values: '0', '1'")
-
-
-def test_earlier_exclusions_hold_for_the_patient_and_for_whom_it_is_merged_into(tmp_path: Path) -> None:
-    reading, rows, t2 = two_patients(tmp_path)
-    earlier = {"patient_id": "B", "item": "roi.mrk.json", "reason": "no box", "remedy": "redraw"}
-    alone = build_cohort(reading, table_of(tmp_path, annotation("B", 0, t2, 3, BOX)), [earlier])
-    assert exclusion(alone) == earlier
-    merged = build_cohort(reading, table_of(tmp_path, *rows), [earlier], leakage="merge")
-    assert exclusion(merged) == {**earlier, "patient_id": "A"}
-
-
-def test_named_t1_series_of_another_patients_study_leaks(tmp_path: Path) -> None:
-    (t2, t1), (other_t2, other_t1) = study(1), study(2)
-    rows = [{**annotation("A", 0, t2, 2, BOX), "t1_series_uid": other_t1.uid}, annotation("B", 0, other_t2, 3, BOX)]
-    with pytest.raises(LeakageError, match=f"'{other_t2.study}': the same study under several patient_id: 'A', 'B'"):
-        cohort_of(tmp_path, [t2, t1, other_t2, other_t1], rows)
-
-
-def test_one_series_in_two_studies_leaks(tmp_path: Path) -> None:
-    (t2, t1), (other_t2, other_t1) = study(1), study(2)
-    rows = [annotation("A", 0, t2, 2, BOX), annotation("B", 0, other_t2, 3, BOX)]
-    reading = reading_of(tmp_path, t2, t1, other_t2, other_t1)
-    shared = altered(reading, other_t2, lambda header: replace(header, series_instance_uid=t2.uid))
-    with pytest.raises(LeakageError, match=f"'{t2.uid}': the same series under several patient_id: 'A', 'B'"):
-        build_cohort(shared, table_of(tmp_path, *rows))

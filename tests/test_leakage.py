@@ -1,12 +1,20 @@
 """Leakage: no content stands under two patients after it is resolved, and the message names what stood."""
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from datasets.cohort import build_cohort
+from datasets.dicom import Reading
 from datasets.leakage import LeakageError, SharedContent, contradictions, resolve
+from tests.cohorts import BOX, altered, cohort_of, exclusion, reading_of, table_of
+from tests.mr_files import Stack, annotation, study
 
 PATIENTS = [f"P{number:02d}" for number in range(30)]
 
@@ -97,3 +105,62 @@ def test_the_message_is_short_and_of_one_line_a_case_whatever_the_identifiers() 
     assert "x" * 60 not in case
     assert case.endswith("'P07', and 22 more")
     assert case.isprintable()
+
+
+def two_patients(folder: Path, label: int = 0) -> tuple[Reading, list[dict[str, Any]], Stack]:
+    """One study annotated under A and B."""
+    t2, t1 = study(1)
+    return reading_of(folder, t2, t1), [annotation("A", 0, t2, 2, BOX), annotation("B", label, t2, 3, BOX)], t2
+
+
+def test_one_study_under_two_patients_stops(tmp_path: Path) -> None:
+    reading, rows, t2 = two_patients(tmp_path)
+    with pytest.raises(LeakageError, match=f"'{t2.study}': the same study under several patient_id: 'A', 'B'"):
+        build_cohort(reading, table_of(tmp_path, *rows))
+
+
+def test_one_study_under_two_patients_excludes_both_if_told(tmp_path: Path) -> None:
+    reading, rows, t2 = two_patients(tmp_path)
+    cohort = build_cohort(reading, table_of(tmp_path, *rows), leakage="exclude")
+    assert cohort.lesions.empty
+    assert cohort.excluded[["patient_id", "item"]].to_numpy().tolist() == [["A", t2.study], ["B", t2.study]]
+
+
+def test_one_study_under_two_patients_makes_one_patient_if_told(tmp_path: Path) -> None:
+    reading, rows, t2 = two_patients(tmp_path)
+    again = {**rows[0], "patient_id": "B"}  # the same box drawn under both identifiers
+    cohort = build_cohort(reading, table_of(tmp_path, *rows, again), leakage="merge")
+    assert cohort.lesions["patient_id"].tolist() == ["A", "A"]
+    assert cohort.lesions["sop_instance_uid"].tolist() == [t2.sop(2), t2.sop(3)]
+    assert cohort.excluded.empty
+
+
+def test_merged_patients_with_two_labels_are_excluded(tmp_path: Path) -> None:
+    reading, rows, _ = two_patients(tmp_path, label=1)
+    problem = exclusion(build_cohort(reading, table_of(tmp_path, *rows), leakage="merge"))
+    assert (problem["patient_id"], problem["item"], problem["reason"]) == ("A", "label", "several values: '0', '1'")
+
+
+def test_earlier_exclusions_hold_for_the_patient_and_for_whom_it_is_merged_into(tmp_path: Path) -> None:
+    reading, rows, t2 = two_patients(tmp_path)
+    earlier = {"patient_id": "B", "item": "roi.mrk.json", "reason": "no box", "remedy": "redraw"}
+    alone = build_cohort(reading, table_of(tmp_path, annotation("B", 0, t2, 3, BOX)), [earlier])
+    assert exclusion(alone) == earlier
+    merged = build_cohort(reading, table_of(tmp_path, *rows), [earlier], leakage="merge")
+    assert exclusion(merged) == {**earlier, "patient_id": "A"}
+
+
+def test_named_t1_series_of_another_patients_study_leaks(tmp_path: Path) -> None:
+    (t2, t1), (other_t2, other_t1) = study(1), study(2)
+    rows = [{**annotation("A", 0, t2, 2, BOX), "t1_series_uid": other_t1.uid}, annotation("B", 0, other_t2, 3, BOX)]
+    with pytest.raises(LeakageError, match=f"'{other_t2.study}': the same study under several patient_id: 'A', 'B'"):
+        cohort_of(tmp_path, [t2, t1, other_t2, other_t1], rows)
+
+
+def test_one_series_in_two_studies_leaks(tmp_path: Path) -> None:
+    (t2, t1), (other_t2, other_t1) = study(1), study(2)
+    rows = [annotation("A", 0, t2, 2, BOX), annotation("B", 0, other_t2, 3, BOX)]
+    reading = reading_of(tmp_path, t2, t1, other_t2, other_t1)
+    shared = altered(reading, other_t2, lambda header: replace(header, series_instance_uid=t2.uid))
+    with pytest.raises(LeakageError, match=f"'{t2.uid}': the same series under several patient_id: 'A', 'B'"):
+        build_cohort(shared, table_of(tmp_path, *rows))
