@@ -181,20 +181,20 @@ def core(units: int, strategy: str, slots: int = 1000) -> None:
         before, times, writing = psutil.Process().memory_info().rss, list[float](), 0.0
         running: deque[tuple[Candidate, int]] = deque()
         while True:
-            clock = time.perf_counter()
+            clock = time.process_time()
             while len(running) < slots and (unit := search.next_unit()):
                 running.append(unit)
-            times.append(time.perf_counter() - clock)
+            times.append(time.process_time() - clock)
             if not running:
                 break
             candidate, fold = running.popleft()
-            clock = time.perf_counter()
+            clock = time.process_time()
             write_unit(ledger.begin(candidate.unit(fold)), candidate.unit(fold), {}, weights=1000)
             ledger.finish(candidate.unit(fold))
-            writing += time.perf_counter() - clock
-            clock = time.perf_counter()
+            writing += time.process_time() - clock
+            clock = time.process_time()
             search.succeeded(candidate, fold)
-            times.append(time.perf_counter() - clock)
+            times.append(time.process_time() - clock)
         done = sum(len(candidate.fold_aucs) for candidate in search.candidates)
         memory, last = psutil.Process().memory_info().rss - before, times[-len(times) // 10 :]
         print(

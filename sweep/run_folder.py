@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from optuna import Study
+from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 from pydantic import ValidationError
 
 from datasets.tables import to_csv
@@ -25,7 +26,7 @@ from sweep.predictions import COLUMNS, arrays, configuration_figures, per_patien
 from sweep.racing import fold_influence
 from sweep.search import Candidate, Search
 from sweep.settings import Evaluation, Resources, Settings, SettingsError
-from sweep.slices import Rule
+from sweep.slices import Rule, aggregate
 
 # Columns of configurations.csv before those of the searched settings.
 OWN_COLUMNS = [
@@ -136,15 +137,20 @@ def device_hours(ledger: Ledger, resources: Resources, unit: Unit) -> float:
 
 def held_out_auc(ledger: Ledger, unit: Unit, rule: Rule = "max") -> float:
     """AUC per patient of a finished unit's held-out fold; nan where it holds one class only, as a site may."""
-    label, score, _ = arrays(per_patient(unit_predictions(ledger, unit), rule))
-    return auc(label, score)
+    return auc(*_held_out(ledger, unit, rule))
 
 
 def held_out_influence(ledger: Ledger, unit: Unit, rule: Rule = "max") -> Array:
     """Influence of a finished unit's held-out patients on its AUC, malignant ones first, each class by patient_id."""
-    label, score, _ = arrays(per_patient(unit_predictions(ledger, unit), rule))
-    influence: Array = np.concatenate(fold_influence(*placements(label, score)))
+    influence: Array = np.concatenate(fold_influence(*placements(*_held_out(ledger, unit, rule))))
     return influence
+
+
+def _held_out(ledger: Ledger, unit: Unit, rule: Rule) -> tuple[Array, Array]:
+    """label and score of a finished unit's held-out patients. Without pandas: a sweep resumes by reading all units."""
+    table = ParquetFile(ledger.finished(unit) / "predictions.parquet").read(["patient_id", "label", "probability"])
+    patient, label, probability = (column.to_numpy() for column in table.columns)
+    return label[np.unique(patient, return_index=True)[1]], aggregate(probability, patient, rule)
 
 
 def unit_predictions(ledger: Ledger, unit: Unit, name: str = "predictions") -> pd.DataFrame:
