@@ -22,6 +22,10 @@ RESNETS: dict[str, tuple[tuple[int, ...], list[int], list[int]]] = {
 STEMS = {"7x7": (7, 2), "3x3": (3, 1)}
 
 
+class NetworkError(ValueError):
+    """A network or its weights cannot be had, or do not fit each other."""
+
+
 class SeededDropout(nn.Module):
     """Dropout from a random stream of its own, so that networks trained side by side do not share one."""
 
@@ -62,8 +66,7 @@ def build_backbone(name: str, *, stem: str, dropout: float = 0.0) -> SixToThree:
     stem: "7x7", the first layers as published; "3x3", a 3x3 first convolution of stride 1 (ResNets only; figure of
         Yeh et al., doi 10.1007/s00586-022-07121-1).
 
-    Raises ValueError for a name that timm does not know or a stem that it cannot have, and ImportError where timm
-    cannot be imported.
+    Raises NetworkError for a name that timm does not know, a stem that it cannot have, or where it cannot be imported.
     """
     if name.startswith("timm/"):
         return SixToThree(*_timm_network(name.removeprefix("timm/"), stem), dropout)
@@ -75,18 +78,18 @@ def build_backbone(name: str, *, stem: str, dropout: float = 0.0) -> SixToThree:
 
 def _timm_network(name: str, stem: str) -> tuple[nn.Module, int]:
     if stem != "7x7":
-        raise ValueError(
+        raise NetworkError(
             f"model.stem={stem} is for ResNets; timm/{name} has its own: set model.stem=7x7 (as published)"
         )
     try:
         import timm
     except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
-        raise ImportError(
+        raise NetworkError(
             f"model.backbone=timm/{name} needs timm, and the torchvision that belongs to torch {torch.__version__}: "
             f"pip install -e '.[timm]' ({error})"
         ) from error
     if not timm.is_model(name):
         close = " or ".join(difflib.get_close_matches(name, timm.list_models())) or "something else"
-        raise ValueError(f"model.backbone=timm/{name} is not in timm {timm.__version__}; did you mean {close}?")
+        raise NetworkError(f"model.backbone=timm/{name} is not in timm {timm.__version__}; did you mean {close}?")
     network: nn.Module = timm.create_model(name, num_classes=0)
     return network, int(network.head_hidden_size)  # type: ignore[arg-type]

@@ -105,11 +105,8 @@ class FoldTraining:
         if size is None:
             return
         self._taken[size] += 1
-        if self._stream is None:
-            self._step(size)
-            return
-        with torch.cuda.stream(self._stream):
-            if self._taken[size] <= STEPS_BEFORE_RECORDING:
+        with torch.cuda.stream(self._stream):  # without one: where it is
+            if self._stream is None or self._taken[size] <= STEPS_BEFORE_RECORDING:
                 self._step(size)
                 return
             if size not in self._graphs:
@@ -138,10 +135,9 @@ class FoldTraining:
         """Logits (R,) of `rows` (R,) of the patches, without augmentation and dropout."""
         self.classifier.eval()
         with self._on_stream(), torch.no_grad():
+            patches = self.samples.patches
             parts = torch.split(rows.to(self.device), 4 * self.samples.batch_sizes[0])
-            return torch.cat(
-                [self.classifier(self.samples.patches[part], identity_affine(len(part))) for part in parts]
-            )
+            return torch.cat([self.classifier(patches[part], identity_affine(len(part))) for part in parts])
 
     def end_epoch(self) -> dict[str, float]:
         """Means over the epoch's samples: train_loss (without the L2 term), inner_loss and inner_auc (per patient).

@@ -7,7 +7,7 @@ from textwrap import shorten
 import torch
 from torch import Tensor
 
-from lightning_modules.backbone import SixToThree
+from lightning_modules.backbone import NetworkError, SixToThree
 
 # torchvision's IMAGENET1K_V1 files; the first eight digits of the file's SHA-256 are in its name.
 IMAGENET_URLS = {
@@ -27,10 +27,6 @@ _T2W = _T1W.flip(0)
 ADAPTER_WEIGHTS = torch.stack([_T1W, (_T1W + _T2W) / 2, _T2W])
 
 
-class WeightsError(ValueError):
-    """Pretrained weights that cannot be had or do not fit the network."""
-
-
 def load_weights(network: SixToThree, weights: str, *, backbone: str) -> None:
     """Fill `network` in place.
 
@@ -39,7 +35,7 @@ def load_weights(network: SixToThree, weights: str, *, backbone: str) -> None:
         under "state_dict". Prefixes such as `module.` are not stripped.
 
     The fully connected layer is left out where its shape differs, and the adapter starts as ADAPTER_WEIGHTS.
-    Raises WeightsError, naming the file and the keys, for anything else that does not fit.
+    Raises NetworkError, naming the file and the keys, for anything else that does not fit.
     """
     if weights == "none":
         return
@@ -52,7 +48,7 @@ def load_weights(network: SixToThree, weights: str, *, backbone: str) -> None:
 def imagenet_file(backbone: str) -> Path:
     """The published file for `backbone`, in torch.hub's folder; downloaded where missing, SHA-256 always checked."""
     if backbone not in IMAGENET_URLS:
-        raise WeightsError(
+        raise NetworkError(
             f"model.weights=imagenet: no published file is known for model.backbone={backbone}, only for "
             f"{', '.join(IMAGENET_URLS)}; give the path of a state dict, or model.weights=none"
         )
@@ -64,31 +60,26 @@ def imagenet_file(backbone: str) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(file), hash_prefix=digest, progress=False)
         except (OSError, RuntimeError) as error:
-            raise WeightsError(
+            raise NetworkError(
                 f"model.weights=imagenet: cannot download {url} ({error}); where this machine has no network, put the "
                 f"file at {file} by hand, or set model.weights=none"
             ) from error
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if not found.startswith(digest):
-        raise WeightsError(f"{file} is damaged: its SHA-256 starts with {found[:8]}, not {digest}; delete it")
+        raise NetworkError(f"{file} is damaged: its SHA-256 starts with {found[:8]}, not {digest}; delete it")
     return file
 
 
 def _read_state(file: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise WeightsError(
-            f"model.weights={file}: no such file; give none, imagenet or the path of a state dict"
-        ) from None
+        found = torch.load(file, map_location="cpu", weights_only=True)
+        state: dict[str, Tensor] = found.get("state_dict", found)
+        if not all(isinstance(value, Tensor) for value in state.values()):
+            raise TypeError
     except Exception as error:  # torch.load raises whatever the unpickler met
-        why = type(error).__name__
-        raise WeightsError(f"model.weights={file} is not a state dict saved by torch.save ({why})") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"model.weights={file} holds no state dict (a dict of tensors by parameter name)")
+        why = "no such file" if isinstance(error, FileNotFoundError) else "not saved by torch.save, or something else"
+        raise NetworkError(f"model.weights={file} is no state dict ({why}); give none, imagenet or its path") from error
     return state
 
 
@@ -101,6 +92,6 @@ def _load_state(network: SixToThree, state: dict[str, Tensor], file: Path) -> No
         lines = [shorten(line.strip(), 250, placeholder=" …") for line in str(error).splitlines()[1:]]
         another_stem = any(line.startswith("size mismatch for conv1.weight") for line in lines)
         remedy = "; the first convolution is of another stem: change model.stem" if another_stem else ""
-        raise WeightsError(f"model.weights: {file} does not fit: {' '.join(lines[:4])}{remedy}") from None
+        raise NetworkError(f"model.weights: {file} does not fit: {' '.join(lines[:4])}{remedy}") from None
     if head and head["weight"].shape == network.head.weight.shape:
         network.head.load_state_dict(head)

@@ -36,15 +36,15 @@ def check_networks(settings: Settings) -> None:
     """Build once the networks that can be missing or misfit, before hours of compute depend on them.
 
     Raises:
-        SettingsError: a backbone, its package or its weights cannot be had or do not fit each other.
+        NetworkError: a backbone, its package or its weights cannot be had or do not fit each other.
     """
     for backbone, weights, stem in product(*(_values(settings, name) for name in ("backbone", "weights", "stem"))):
         if backbone.startswith("timm/") or weights != "none":
             # Torch takes seconds to import, and the default network needs no check.
-            from sweep.train_fold import check_network
+            from sweep.train_fold import build_classifier
 
             values = {"model.backbone": backbone, "model.weights": weights, "model.stem": stem}
-            check_network(settings.configuration(values))
+            build_classifier(settings.configuration(values), seed=0)
 
 
 def _values(settings: Settings, name: str) -> list[str]:

@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ from lightning_modules.classifier import Arithmetic, FractureClassifier
 from lightning_modules.fold_training import FoldTraining, Samples
 from lightning_modules.pack import FoldPack
 from sweep.ledger import write_atomically
-from sweep.settings import Configuration, SettingsError
+from sweep.settings import Configuration
 
 
 @dataclass(frozen=True)
@@ -101,23 +100,11 @@ def _write_results(
     return None
 
 
-def check_network(configuration: Configuration) -> None:
-    """Build the configuration's network and load its weights, to find before the first fold that they cannot be had.
-
-    Raises:
-        SettingsError: the backbone, its package, or the weights are missing or do not fit each other.
-    """
-    try:
-        _classifier(configuration, seed=0)
-    except (ValueError, ImportError) as error:
-        raise SettingsError(str(error)) from error
-
-
 def finished_classifier(configuration: Configuration, weights: Path) -> FractureClassifier:
     """The classifier that a finished unit left in its weights.pt, on the CPU and in evaluation mode."""
     untrained = configuration.model.model_copy(update={"weights": "none"})
     plain = configuration.training.model_copy(update={"compile": False})
-    classifier = _classifier(configuration.model_copy(update={"model": untrained, "training": plain}), seed=0)
+    classifier = build_classifier(configuration.model_copy(update={"model": untrained, "training": plain}), seed=0)
     classifier.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     return classifier.eval()
 
@@ -132,36 +119,33 @@ def _fold_data(task: Task, store: PatchStore) -> FoldData:
     augmentation, training = task.configuration.augmentation, task.configuration.training
     return FoldData(
         store.lesions,
-        _split(task.split, task.split.stat().st_mtime_ns),
+        read_split(task.split),
         task.fold,
-        batch_size=training.batch_size,
-        benign_factor=augmentation.benign_factor,
-        malignant_factor=augmentation.malignant_factor,
-        early_stopping=training.early_stopping,
+        **augmentation.model_dump(include={"benign_factor", "malignant_factor"}),
+        **training.model_dump(include={"batch_size", "early_stopping"}),
         inner_fraction=task.configuration.inner_fraction,
         seed=task.configuration.seed,
         order_seed=unit_seed(task.configuration, task.fold),
     )
 
 
-@cache
-def _split(path: Path, written: int) -> pd.DataFrame:  # noqa: ARG001
-    """Read once by a worker, unless it is written again."""
-    return read_split(path)
-
-
 def _resume(task: Task, data: FoldData, patches: Tensor) -> EpochCheckpoint:
     """The unit's training as the last try left it."""
     label, patient = torch.from_numpy(data.label), torch.from_numpy(data.patient)
     samples = Samples(patches, label, patient, data.order, data.batch_sizes, data.validation_rows)
-    fold = FoldTraining(_classifier(task.configuration, unit_seed(task.configuration, task.fold)), samples)
+    fold = FoldTraining(build_classifier(task.configuration, unit_seed(task.configuration, task.fold)), samples)
     training = task.configuration.training
     checkpoint = EpochCheckpoint(fold, task.folder, epochs=training.epochs, patience=training.patience)
     checkpoint.resume()
     return checkpoint
 
 
-def _classifier(configuration: Configuration, seed: int) -> FractureClassifier:
+def build_classifier(configuration: Configuration, seed: int) -> FractureClassifier:
+    """Untrained, with its initial weights loaded.
+
+    Raises:
+        NetworkError: the backbone, its package, or the weights cannot be had or do not fit each other.
+    """
     ranges = configuration.augmentation.model_dump(include=set(AffineRanges.__dataclass_fields__))
     arithmetic = configuration.training.model_dump(include=set(Arithmetic.__dataclass_fields__))
     return FractureClassifier(

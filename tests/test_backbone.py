@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.backbone import RESNETS, STEMS, build_backbone
+from lightning_modules.backbone import RESNETS, STEMS, NetworkError, build_backbone
 
 # Parameters of the published networks with 1000 classes (torchvision's model cards), and inputs of that last layer.
 PUBLISHED = {
@@ -140,13 +140,13 @@ def test_dropout_stands_before_the_fully_connected_layer() -> None:
 
 
 def test_a_stem_is_for_resnets() -> None:
-    with pytest.raises(ValueError, match=r"model\.stem=3x3 .*timm/vgg16.*model\.stem=7x7"):
+    with pytest.raises(NetworkError, match=r"model\.stem=3x3 .*timm/vgg16.*model\.stem=7x7"):
         build_backbone("timm/vgg16", stem="3x3")
 
 
 def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ImportError, match=re.escape("pip install -e '.[timm]'")):
+    with pytest.raises(NetworkError, match=re.escape("pip install -e '.[timm]'")):
         build_backbone("timm/vgg16", stem="7x7")
 
 
@@ -168,5 +168,5 @@ class TestTimm:
         torch.testing.assert_close(ours(images), theirs(images), atol=1e-4, rtol=1e-4)
 
     def test_an_unknown_name_is_answered_with_close_ones(self) -> None:
-        with pytest.raises(ValueError, match=r"timm/legacy_exception is not in timm .*legacy_xception"):
+        with pytest.raises(NetworkError, match=r"timm/legacy_exception is not in timm .*legacy_xception"):
             build_backbone("timm/legacy_exception", stem="7x7")

@@ -75,13 +75,13 @@ def test_patients_that_cannot_be_split_leave_no_split(tmp_path: Path) -> None:
 
 
 def test_weights_that_do_not_fit_a_searched_network_are_found_beforehand(tmp_path: Path) -> None:
-    from lightning_modules.backbone import build_backbone
+    from lightning_modules.backbone import NetworkError, build_backbone
 
     torch.save(build_backbone("resnet18", stem="7x7").network.state_dict(), tmp_path / "resnet18.pt")
     fitting = ["model.backbone=resnet18", f"model.weights={tmp_path}/resnet18.pt"]
     check_networks(settings(*fitting))
     stems = "search.space.model.stem={choices: [7x7, 3x3]}"
-    with pytest.raises(SettingsError, match="the first convolution is of another stem"):
+    with pytest.raises(NetworkError, match="the first convolution is of another stem"):
         check_networks(settings(*fitting, stems))
 
 

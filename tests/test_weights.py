@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_modules import weights
-from lightning_modules.backbone import SixToThree, build_backbone
-from lightning_modules.weights import ADAPTER_WEIGHTS, WeightsError, load_weights
+from lightning_modules.backbone import NetworkError, SixToThree, build_backbone
+from lightning_modules.weights import ADAPTER_WEIGHTS, load_weights
 
 
 def narrow(seed: int, stem: str = "7x7") -> SixToThree:
@@ -77,7 +77,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     state = published_state(narrow(1))
     state["module.conv9.weight"] = state.pop("layer1.0.conv1.weight")
     state["bn1.weight"] = torch.zeros(9)
-    with pytest.raises(WeightsError) as caught:
+    with pytest.raises(NetworkError) as caught:
         load_weights(narrow(2), saved(tmp_path, state), backbone="narrow")
     for part in ("weights.pth", 'Missing key(s) in state_dict: "layer1.0.conv1.weight"', '"module.conv9.weight"'):
         assert part in str(caught.value)
@@ -86,13 +86,13 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
 
 def test_a_prefix_is_not_guessed_away_and_the_list_stays_short(tmp_path: Path) -> None:
     state = {f"module.{key}": value for key, value in published_state(narrow(1)).items()}
-    with pytest.raises(WeightsError, match=r'Unexpected key.*"module\.conv1\.weight", .* …$') as caught:
+    with pytest.raises(NetworkError, match=r'Unexpected key.*"module\.conv1\.weight", .* …$') as caught:
         load_weights(narrow(2), saved(tmp_path, state), backbone="narrow")
     assert len(str(caught.value)) < 1000
 
 
 def test_another_stem_is_called_by_its_name(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"mismatch for conv1\.weight: .*\[8, 3, 7, 7\].*change model\.stem"):
+    with pytest.raises(NetworkError, match=r"mismatch for conv1\.weight: .*\[8, 3, 7, 7\].*change model\.stem"):
         load_weights(narrow(2, "3x3"), saved(tmp_path, published_state(narrow(1))), backbone="narrow")
 
 
@@ -103,24 +103,26 @@ class Malicious:
 
 def test_a_pickle_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(WeightsError, match=r"weights\.pth is not a state dict"):
+    with pytest.raises(NetworkError, match=r"weights\.pth is no state dict"):
         load_weights(narrow(2), saved(tmp_path, Malicious()), backbone="narrow")
     assert not Path("executed").exists()
 
 
 @pytest.mark.parametrize("content", [torch.zeros(3), {"conv1.weight": 3}, [1, 2]])
 def test_a_file_that_holds_no_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
-    with pytest.raises(WeightsError, match="holds no state dict"):
+    with pytest.raises(NetworkError, match="is no state dict"):
         load_weights(narrow(2), saved(tmp_path, content), backbone="narrow")
 
 
 def test_a_missing_file_is_named_with_the_choices() -> None:
-    with pytest.raises(WeightsError, match=r"nowhere\.pth: no such file; give none, imagenet or the path"):
+    with pytest.raises(
+        NetworkError, match=r"nowhere\.pth is no state dict \(no such file\); give none, imagenet or its path"
+    ):
         load_weights(narrow(2), "nowhere.pth", backbone="narrow")
 
 
 def test_imagenet_is_refused_where_no_file_is_published() -> None:
-    with pytest.raises(WeightsError, match=r"model\.backbone=timm/vgg16, only for resnet18, .*model\.weights=none"):
+    with pytest.raises(NetworkError, match=r"model\.backbone=timm/vgg16, only for resnet18, .*model\.weights=none"):
         load_weights(narrow(2), "imagenet", backbone="timm/vgg16")
 
 
@@ -151,7 +153,7 @@ def test_the_published_file_is_fetched_once_and_loaded(publish: Callable[[str | 
 
 def test_a_download_with_another_hash_is_not_kept(publish: Callable[[str | None], Path]) -> None:
     cached = publish("deadbeef")
-    with pytest.raises(WeightsError, match="deadbeef"):
+    with pytest.raises(NetworkError, match="deadbeef"):
         load_weights(narrow(2), "imagenet", backbone="narrow")
     assert not cached.exists()
 
@@ -160,14 +162,14 @@ def test_a_damaged_file_in_the_cache_is_refused(publish: Callable[[str | None], 
     cached = publish(None)
     load_weights(narrow(2), "imagenet", backbone="narrow")
     cached.write_bytes(cached.read_bytes()[:-1])
-    with pytest.raises(WeightsError, match=r"narrow-.*\.pth is damaged.*delete it"):
+    with pytest.raises(NetworkError, match=r"narrow-.*\.pth is damaged.*delete it"):
         load_weights(narrow(2), "imagenet", backbone="narrow")
 
 
 def test_offline_the_error_says_where_to_put_the_file(publish: Callable[[str | None], Path], tmp_path: Path) -> None:
     cached = publish(None)
     (tmp_path / cached.name).unlink()
-    with pytest.raises(WeightsError, match="cannot download file://") as caught:
+    with pytest.raises(NetworkError, match="cannot download file://") as caught:
         load_weights(narrow(2), "imagenet", backbone="narrow")
     assert f"put the file at {cached} by hand" in str(caught.value)
 
