@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
+from matplotlib.figure import Figure
 
 from sweep.patient_metrics import Array, placements
 from sweep.racing import STRATEGIES, Evidence, fold_influence
@@ -110,12 +111,9 @@ def replay(source: Table, strategy: str, alpha: float, seed: int, workers: int =
             alive[:shown],
             last=asked == len(auc),
         )
-        if not asked:
-            value, order = np.zeros(1), np.arange(auc.shape[1])
-        else:
-            verdict = decide(evidence, alpha)
-            alive[[drop.row for drop in verdict.drops]] = False
-            value, order = verdict.value, verdict.folds
+        verdict = (decide if done.any() else STRATEGIES["none"])(evidence, alpha)
+        alive[[drop.row for drop in verdict.drops]] = False
+        value, order = verdict.value, verdict.folds
         while len(running) < workers:
             busy = (begun & ~done)[: len(value)].sum(axis=1)
             worth = np.where(value > 0, value / (1 + busy), value)
@@ -148,6 +146,17 @@ def runs(args: argparse.Namespace) -> Iterator[tuple[str, float, int]]:
                 yield strategy, alpha, workers
 
 
+def draw(points: dict[str, list[tuple[str, float, float]]], path: Path) -> None:
+    figure = Figure(figsize=(5 * len(points), 4), layout="constrained")
+    for axes, (name, of_table) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
+        axes.set(title=name, xlabel="cost: share of all fold-trainings", ylabel="mean regret in AUC", xlim=(0, 1.05))
+        for strategy, cost, regret in of_table:
+            axes.plot(cost, regret, "o", color="tab:red" if strategy.startswith("posterior") else "tab:grey")
+            axes.annotate(strategy, (cost, regret), (3, 3), textcoords="offset points", fontsize=7)
+        axes.plot([0.33, 0.33, 0], [0, 0.0005, 0.0005], ":", color="tab:green")  # the aim
+    figure.savefig(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", type=Path)
@@ -157,6 +166,7 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="+", default=["posterior wide", *STRATEGIES])
     parser.add_argument("--alpha", nargs="+", type=float)
     parser.add_argument("--workers", nargs="+", type=int, default=[1])
+    parser.add_argument("--plot", type=Path, help="a picture of cost and regret to write")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     if args.simulated:
@@ -166,6 +176,7 @@ def main() -> None:
         groups = {path.stem: [load(path)] for path in args.tables or sorted(DATA.glob("*.npz"))}
     print("| table | strategy | alpha | workers | cost | kept | mean regret | worst regret |")
     print("|---|---|---|---|---|---|---|---|")
+    points: dict[str, list[tuple[str, float, float]]] = {name: [] for name in groups}
     with Parallel(n_jobs=args.jobs) as parallel:
         for name, tables in groups.items():
             for strategy, alpha, workers in runs(args):
@@ -176,8 +187,11 @@ def main() -> None:
                 )
                 cost, regret = np.array(found).T
                 kept = np.mean(regret < 1e-9)
+                points[name].append((f"{strategy} {alpha:g}", cost.mean(), regret.mean()))
                 row = f"{cost.mean():.3f} | {kept:.1%} | {regret.mean():.5f} | {regret.max():.4f} |"
                 print(f"| {name} | {strategy} | {alpha:g} | {workers} | {row}", flush=True)
+    if args.plot:
+        draw(points, args.plot)
 
 
 if __name__ == "__main__":
