@@ -116,7 +116,7 @@ def replay(source: Table, strategy: str, alpha: float, seed: int, workers: int =
         value, order = verdict.value, verdict.folds
         while len(running) < workers:
             busy = (begun & ~done)[: len(value)].sum(axis=1)
-            worth = np.where(value > 0, value / (1 + busy), value)
+            worth = np.where(value > 0, value / (1 + busy) ** 2, value)
             worth = np.where(alive[: len(value)] & ~begun[: len(value)].all(axis=1), worth, -np.inf)
             if wide and asked < len(value):
                 worth[asked] = np.inf

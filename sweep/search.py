@@ -231,11 +231,14 @@ class Search:
         return None
 
     def _by_worth(self, value: Array, taken: set[Unit]) -> list[int]:
-        """Rows, the most valuable next fold first; a fold in training makes a configuration's next one worth less."""
+        """Rows, the most valuable next fold first; a fold in training makes a configuration's next one worth less.
+
+        By the square: then many workers spend the fewest folds on what is dropped soon (docs/measurements.md).
+        """
         busy = Counter(unit.configuration for unit in taken)
         under_way = np.zeros(len(value))
         under_way[: len(self.candidates)] = [busy[candidate.configuration.digest] for candidate in self.candidates]
-        worth = np.where(value > 0, value / (1 + under_way), value)
+        worth = np.where(value > 0, value / (1 + under_way) ** 2, value)
         if self._settings.search.sampler in UNLEARNING_SAMPLERS and self._may_ask and worth.max() > 0:
             worth[-1] = np.inf
         return [int(row) for row in np.argsort(-worth, kind="stable") if worth[row] > -np.inf]
