@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class Watch(Callback):
             self._look_at(trial_id, now)
 
     def _look_at(self, trial_id: str, now: float) -> None:
-        state = [_last_change(folder) for folder in self._folders(trial_id)]
+        state = [last_change(folder) for folder in self._folders(trial_id)]
         before, since = self._progress.get(trial_id, (None, now))
         self._progress[trial_id] = (state, since if state == before else now)
         if state == before and now - since >= 60 * self._stall_minutes:
@@ -86,6 +87,10 @@ def living_nodes() -> dict[str, Mapping[str, float]]:
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
 
 
-def _last_change(folder: Path) -> tuple[Path, int]:
+def last_change(folder: Path) -> tuple[Path, int]:
     """Compared with itself only: no clock need agree with another."""
-    return folder, max((path.stat().st_mtime_ns for path in folder.glob("*")), default=0)
+    changes = [0]
+    for path in folder.glob("*"):
+        with suppress(FileNotFoundError):  # a file that was being written has got its name meanwhile
+            changes.append(path.stat().st_mtime_ns)
+    return folder, max(changes)
