@@ -66,7 +66,8 @@ def train(store: PatchStore, folder: Path, options: list[str], switches: list[st
 
 
 def main(options: argparse.Namespace) -> None:
-    settings = load_settings(options.settings)
+    overrides = ["search/space=none", "search.configurations=1", *options.settings]
+    settings = load_settings(overrides)
     store = prepare_patches(settings).store
     patients = store.lesions[["patient_id", "label"]].drop_duplicates("patient_id")
     switches = SWITCHES + (ON_A_GPU if torch.cuda.is_available() else [])
@@ -75,7 +76,7 @@ def main(options: argparse.Namespace) -> None:
         for seed in range(options.seeds):
             make_split(patients, settings.folds.count, seed).to_csv(Path(folder, f"split-{seed}.csv"), index=False)
         units = list(product(range(options.seeds), range(options.folds)))
-        found = list(pool.map(partial(train, store, Path(folder), options.settings, switches), units))
+        found = list(pool.map(partial(train, store, Path(folder), overrides, switches), units))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processes} cores"
     print(f"torch {torch.__version__}, {device}, {settings.model.backbone}, {len(units)} folds a switch")
     print("\n| switch | mean AUC | difference | standard error | its time |\n|---|---|---|---|---|")
