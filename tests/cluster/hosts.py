@@ -74,9 +74,13 @@ class Hosts:
     def key(self) -> Path:
         return self.private / "keys" / "client"
 
+    def command(self, host: int, command: str) -> list[str]:
+        """What runs a shell command on a host."""
+        return ["ssh", "-i", str(self.key), *SSH_OPTIONS, f"root@{self.address(host)}", command]
+
     def run(self, host: int, command: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A shell command on a host."""
-        return _run("ssh", "-i", str(self.key), *SSH_OPTIONS, f"root@{self.address(host)}", command, check=check)
+        return _run(*self.command(host, command), check=check)
 
     def cut(self, host: int) -> None:
         """Take a host off the network."""
@@ -122,20 +126,24 @@ class Hosts:
         _run("ip", "addr", "add", f"10.99.{self.network}.254/24", "dev", self._bridge())
         _run("ip", "link", "set", self._bridge(), "up")
         for host in range(1, self.count + 1):
-            self._start(host)
-        for host in range(1, self.count + 1):
-            self._await(host)
+            self._connect(host)
+            self.start(host)
 
-    def _start(self, host: int) -> None:
-        name, private = self._name(host), self.private / f"host-{host}"
-        for folder in ("tmp/ray", "root"):
-            (private / folder).mkdir(parents=True)
+    def _connect(self, host: int) -> None:
+        name = self._name(host)
         _run("ip", "netns", "add", name)
         _run("ip", "link", "add", self._link(host), "type", "veth", "peer", "name", "eth0", "netns", name)
         _run("ip", "link", "set", self._link(host), "master", self._bridge(), "up")
         _run("ip", "-n", name, "addr", "add", f"{self.address(host)}/24", "dev", "eth0")
         _run("ip", "-n", name, "link", "set", "eth0", "up")
         _run("ip", "-n", name, "link", "set", "lo", "up")
+
+    def start(self, host: int) -> None:
+        """Start a host; one that was killed comes back with an empty disk."""
+        name, private = self._name(host), self.private / f"host-{host}"
+        shutil.rmtree(private, ignore_errors=True)
+        for folder in ("tmp/ray", "root"):
+            (private / folder).mkdir(parents=True)
         kept = [self.shared, CHECKOUT, Path(sys.prefix), Path(sys.base_prefix), self.private / "keys"]
         script = HOST.format(
             name=name, private=private, keys=self.private / "keys", kept=" ".join(str(path.resolve()) for path in kept)
@@ -152,6 +160,7 @@ class Hosts:
                 start_new_session=True,
             )
         self._pid(host).write_text(str(process.pid))
+        self._await(host)
 
     def _await(self, host: int) -> None:
         for _ in range(100):

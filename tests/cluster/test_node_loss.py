@@ -1,0 +1,157 @@
+"""Hosts that are cut off, drained or gone while a sweep trains on them: no finished fold is lost or trained again, and
+the result is that of the undisturbed sweep. Those marked `by_hand` take minutes: `pytest -m by_hand tests/cluster`."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.cluster.hosts import CHECKOUT, Hosts, hosts
+from tests.cluster.test_ray_up import BIN, HEAD, alive
+from tests.failures.run import undisturbed
+from tests.failures.sweeps import SECONDS, SETTINGS, Place, check_complete, check_kept, check_same, until
+
+WORKERS, TOKEN = (2, 3), "0123456789abcdef" * 4
+# A host counts as gone after some three seconds of silence, not after Ray's thirty.
+IMPATIENT = "RAY_health_check_initial_delay_ms=0 RAY_health_check_period_ms=500 RAY_health_check_timeout_ms=1000"
+RAY = f"PYTHONPATH={CHECKOUT} RAY_AUTH_MODE=token {IMPATIENT} RAY_health_check_failure_threshold=4 {BIN}/ray"
+NODES = "import ray; ray.init('auto', log_to_driver=False); "
+NODES += "print(*(n['NodeID'] for n in ray.nodes() if n['Alive'] and n['NodeManagerAddress'] == '{}'))"
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """A head without CPUs and two workers with two each."""
+    with hosts(1 + len(WORKERS), tmp_path_factory.mktemp("hosts")) as group:
+        address = f"--port=6379 --node-ip-address={group.address(HEAD)}"
+        ray(group, HEAD, f"start --head {address} --num-cpus=0 --include-dashboard=false")
+        yield group
+
+
+def ray(group: Hosts, host: int, command: str) -> None:
+    group.run(host, f"mkdir -p ~/.ray && echo {TOKEN} >~/.ray/auth_token && {RAY} {command}")
+
+
+@pytest.fixture(scope="module")
+def reference(group: Hosts) -> Place:
+    return undisturbed(group.shared)
+
+
+@pytest.fixture
+def workers(group: Hosts) -> None:
+    """All are there, whatever an earlier test did to them."""
+    for host in WORKERS:
+        if group.address(host) not in alive(group):
+            group.kill(host)
+            group.start(host)
+            ray(group, host, f"start --address={group.address(HEAD)}:6379 --num-cpus=2")
+
+
+@contextmanager
+def running(group: Hosts, place: Place) -> Iterator[subprocess.Popen[bytes]]:
+    """A sweep whose driver is on the head, in the middle of folds on every worker."""
+    place.folder.mkdir()
+    settings = shlex.join([*SETTINGS, f"cache={place.cache}", "cluster.address=auto", "cluster.node_folder=null"])
+    # What decides how sums are rounded, and ssh does not pass on.
+    rounding = [f"{name}={value}" for name, value in os.environ.items() if name.startswith(("OPENBLAS_", "MKL_"))]
+    environment = shlex.join(["env", *rounding, f"PYTHONPATH={CHECKOUT}", "RAY_AUTH_MODE=token", "OMP_NUM_THREADS=1"])
+    python = f"{environment} {BIN}/python"
+    command = group.command(HEAD, f"cd {place.folder} && exec {python} -m sweep {settings} >printed-0 2>&1")
+    driver = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    try:
+        until(lambda: all(training(group, host) for host in WORKERS) and checkpoints(place), driver, pause=0.3)
+        yield driver
+    finally:
+        driver.kill()
+        driver.wait()
+
+
+def training(group: Hosts, host: int) -> list[str]:
+    """Process ids of a host's workers."""
+    return group.run(host, "pgrep -f [T]rainable.train", check=False).stdout.split()
+
+
+def checkpoints(place: Place) -> list[Path]:
+    return list(place.run.glob("ledger/*/*/*.partial-*/last.ckpt"))
+
+
+def finish(place: Place, reference: Place, driver: subprocess.Popen[bytes]) -> None:
+    """Wait for the sweep's end and look at what came out."""
+    before = place.units()
+    assert driver.wait(SECONDS) == 0, place.printed
+    check_kept(before, place)
+    check_complete(place)
+    check_same(place, reference)
+    outcomes = re.findall(r"configuration \d fold \d: AUC", place.log)
+    assert len(outcomes) == len(set(outcomes)) == len(place.units()), "a fold was finished twice"
+
+
+def trained_on(unit: Path) -> str:
+    return str(json.loads((unit / "result.json").read_text())["host"])
+
+
+def hold(group: Hosts, host: int) -> None:
+    """Folds of seconds would else be finished before the host is given up."""
+    group.run(host, "pkill -STOP -f [T]rainable.train")
+
+
+@pytest.mark.usefixtures("workers")
+def test_the_try_after_a_killed_one_is_on_another_host(group: Hosts, reference: Place) -> None:
+    place = Place(group.shared / "killed", reference.cache)
+    with running(group, place) as driver:
+        group.run(WORKERS[0], f"kill -9 {training(group, WORKERS[0])[0]}")
+        finish(place, reference, driver)
+    ((number, fold),) = re.findall(r"configuration (\d) fold (\d): failed, will be tried again", place.log)
+    (digest,) = pd.read_csv(place.run / "configurations.csv").query(f"configuration == {number}")["digest"]
+    (again,) = place.run.glob(f"ledger/{digest}/*/fold-{fold}")
+    assert trained_on(again) == f"ray{group.network}-{WORKERS[1]}"
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_host_that_is_gone_for_good_is_done_without(group: Hosts, reference: Place) -> None:
+    place = Place(group.shared / "gone", reference.cache)
+    with running(group, place) as driver:
+        hold(group, WORKERS[0])
+        group.kill(WORKERS[0])
+        finish(place, reference, driver)
+    assert "goes on elsewhere: its node is gone" in place.log and "tried again" not in place.log
+
+
+@pytest.mark.by_hand
+@pytest.mark.usefixtures("workers")
+@pytest.mark.parametrize("seconds", [1, 30])
+def test_a_host_is_cut_off_and_healed(seconds: int, group: Hosts, reference: Place) -> None:
+    """For less time than it takes to be given up, and for so long that its folds have gone on elsewhere."""
+    place = Place(group.shared / f"cut-{seconds}", reference.cache)
+    with running(group, place) as driver:
+        hold(group, WORKERS[0])
+        group.cut(WORKERS[0])
+        time.sleep(seconds)
+        group.heal(WORKERS[0])
+        group.run(WORKERS[0], "pkill -CONT -f [T]rainable.train", check=False)
+        finish(place, reference, driver)
+    assert ("goes on elsewhere: its node is gone" in place.log) == (seconds == 30)
+
+
+@pytest.mark.by_hand
+@pytest.mark.usefixtures("workers")
+def test_the_folds_of_a_draining_host_move(group: Hosts, reference: Place) -> None:
+    """As on a spot machine that is taken away: Ray's notice, and the end when its time is up."""
+    place = Place(group.shared / "draining", reference.cache)
+    node = group.run(HEAD, f'RAY_AUTH_MODE=token {BIN}/python -c "{NODES.format(group.address(WORKERS[0]))}"')
+    with running(group, place) as driver:
+        hold(group, WORKERS[0])
+        why = "--reason DRAIN_NODE_REASON_PREEMPTION --reason-message spot --deadline-remaining-seconds 5"
+        ray(group, HEAD, f"drain-node --address={group.address(HEAD)}:6379 --node-id={node.stdout.split()[-1]} {why}")
+        time.sleep(5)
+        group.kill(WORKERS[0])
+        finish(place, reference, driver)
+    assert "goes on elsewhere: its node is gone" in place.log
