@@ -70,7 +70,7 @@ def driver_killed(place: Place, generator: random.Random) -> None:
         family = descendants(driver)
         driver.kill()
         driver.wait()
-        if generator.random() < 0.5:
+        if generator.random() >= 0.5:
             place.finish()
         else:
             _, orphans = psutil.wait_procs(called(family, "Trainable"), timeout=30)
@@ -106,11 +106,11 @@ def machine_out_of_memory(place: Place, generator: random.Random) -> None:
     place.environment["RAY_memory_usage_threshold"] = f"{(memory.total - memory.available + 2**31) / memory.total:.3f}"
     place.environment["RAY_memory_monitor_refresh_ms"] = "50"
     with _in_training(place, generator) as driver:
-        before, others = set(training()), list[bytes]()
+        before, others = training(), list[bytes]()
 
         def one_is_killed() -> bool:
             others.append(b"1" * 2**27)
-            return len(others) > 64 or not before <= set(training())
+            return len(others) > 64 or not all(worker.is_running() for worker in before)
 
         until(one_is_killed, driver)
         others.clear()
@@ -121,15 +121,15 @@ def machine_out_of_memory(place: Place, generator: random.Random) -> None:
 
 @disturbance
 def gpu_broken(place: Place, generator: random.Random) -> None:
-    """A CUDA error costs a try and its process, which is of no use any more; one that comes every time, the unit."""
-    errors = generator.choice([1, 2, 100])
+    """A CUDA error costs a try and its process, which is of no use any more; what was in its pack goes alone."""
+    errors = generator.choice([1, 2])
     broken_gpu.install(place.folder / "plugin", errors)
     place.environment["PYTHONPATH"] = os.pathsep.join([str(place.folder / "plugin"), str(ROOT)])
     place.changes.append("resources.folds_per_pack=2")
     with ended(place.start()) as driver:
-        check(driver.wait(SECONDS) == (1 if errors == 100 else 0), f"not the exit code for {errors} CUDA errors")
+        check(driver.wait(SECONDS) == 0, f"the sweep did not outlive {errors} CUDA errors")
     place.environment.clear()
-    place.must_log.append("failed for good (AcceleratorError" if errors == 100 else "tried again (AcceleratorError")
+    place.must_log.append("failed, will be tried again (AcceleratorError")
 
 
 @disturbance
@@ -145,13 +145,15 @@ def raylet_of_one_node_killed(place: Place, generator: random.Random) -> None:
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         other = nodes.add_node(num_cpus=1)
-        place.changes.append(f"cluster.address={nodes.address}")
+        place.changes.append("cluster.address=auto")
+        place.environment["RAY_ADDRESS"] = nodes.address
         with _in_training(place, generator) as driver:
             other.kill_raylet()
             check(driver.wait(SECONDS) == 0, "the sweep did not outlive a node")
     finally:
         nodes.shutdown()
         place.changes.clear()
+        place.environment.clear()
 
 
 @disturbance
