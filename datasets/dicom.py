@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -102,22 +103,27 @@ def list_files(root: Path, leave_out: Path) -> dict[str, tuple[int, int]]:
     Links are followed, each folder once.
     """
     found: dict[str, tuple[int, int]] = {}
-    seen, unlisted = {_identity(leave_out)}, list[OSError]()
-    for folder, folders, names in os.walk(root, followlinks=True, onerror=unlisted.append):
-        if (identity := _identity(folder)) in seen:
-            folders.clear()
+    folders, seen, unlisted = [(os.fspath(root), _identity(root))], {_identity(leave_out)}, 0
+    while folders:
+        folder, identity = folders.pop()
+        if identity in seen:
             continue
         seen.add(identity)
-        folders.sort()
-        for path in (f"{folder}/{name}" for name in names):
+        try:
+            with os.scandir(folder) as listed:
+                entries = sorted(listed, key=attrgetter("name"), reverse=True)
+        except OSError:
+            unlisted += 1
+            continue
+        for entry in entries:
             with suppress(OSError):  # a link to nowhere
-                status = os.stat(path)  # noqa: PTH116 (a Path for each takes as long as looking at the file)
+                status = entry.stat()
                 if stat.S_ISREG(status.st_mode):
-                    found[path] = status.st_size, status.st_mtime_ns
+                    found[entry.path] = status.st_size, status.st_mtime_ns
+                elif stat.S_ISDIR(status.st_mode):
+                    folders.append((entry.path, (status.st_dev, status.st_ino)))
     if unlisted:
-        log.warning(
-            "%d folders cannot be listed, and their files are missing: give the right to read them", len(unlisted)
-        )
+        log.warning("%d folders cannot be listed, and their files are missing: give the right to read them", unlisted)
     return dict(sorted(found.items()))
 
 

@@ -6,6 +6,7 @@ DICOM PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +81,7 @@ def patch_to_channels(box: Box, slices: tuple[SliceHeader, ...], context: float,
     return [matrix[:2] for matrix in (*to_t1, *to_t2)]
 
 
-def sample(image: NDArray[np.float32], matrix: Matrix, side: int) -> NDArray[np.float32]:
+def sample(image: NDArray[Any], matrix: Matrix, side: int) -> NDArray[np.float32]:
     """Patch (side, side) by linear interpolation, 0 outside the image; `matrix` (2, 3) maps (u, v, 1) to (x, y).
 
     Where the patch is coarser than the image by more than LARGEST_STEP, a Gaussian of standard deviation
@@ -90,13 +91,16 @@ def sample(image: NDArray[np.float32], matrix: Matrix, side: int) -> NDArray[np.
     if steps.max() > LARGEST_STEP:
         from scipy import ndimage  # takes a process of an ingest as long to import as a patient takes, and is rare
 
-        image = ndimage.gaussian_filter(image, np.maximum(steps[::-1] - 1, 0) / 2, mode="nearest")
+        image = ndimage.gaussian_filter(image.astype(np.float32), np.maximum(steps[::-1] - 1, 0) / 2, mode="nearest")
     (rows, columns), along = image.shape, np.arange(side)
     x, y = (along * by_u + (along[:, None] * by_v + start) for by_u, by_v, start in matrix)
     outside = (x < 0) | (x > columns - 1) | (y < 0) | (y > rows - 1)
     left, top = np.floor(x).clip(0, columns - 1), np.floor(y).clip(0, rows - 1)
     to_right, down = (x - left).astype(np.float32), (y - top).astype(np.float32)
-    upper_left, flat = (top * columns + left).astype(np.intp), image.ravel()
+    first_row, first_column = int(top.min()), int(left.min())
+    near = image[first_row : int(top.max()) + 2, first_column : int(left.max()) + 2].astype(np.float32)
+    width, flat = near.shape[1], near.ravel()
+    upper_left = ((top - first_row) * width + (left - first_column)).astype(np.intp)
 
     def between(left: NDArray[np.intp]) -> NDArray[np.float32]:
         values = flat.take(left, mode="clip")  # beyond the last pixel the weight is 0
@@ -104,6 +108,6 @@ def sample(image: NDArray[np.float32], matrix: Matrix, side: int) -> NDArray[np.
         return values
 
     values = between(upper_left)
-    values += down * (between(upper_left + columns) - values)
+    values += down * (between(upper_left + width) - values)
     values[outside] = 0
     return values

@@ -9,6 +9,7 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ def cut_patches(file: Path, context: float, patient: PatientBoxes) -> Written:
     # Once this was freed, glibc keeps as much for the images instead of fetching new pages for each (mallopt(3), on
     # M_MMAP_THRESHOLD), which took a third of the time.
     np.empty(KEPT_BYTES, np.uint8)
-    pixels: dict[SliceHeader, NDArray[np.float32]] = {}
+    pixels: dict[SliceHeader, NDArray[Any]] = {}
     failures: dict[str, str] = {}
     for header in {header for images in patient.slices for header in images}:
         try:
@@ -60,7 +61,7 @@ def cut_patches(file: Path, context: float, patient: PatientBoxes) -> Written:
             failures[header.sop_instance_uid] = str(error)
     if failures:
         return Written(patient.patient_id, failures, {})
-    samples = {header: image[::4, ::4] for header, image in pixels.items()}
+    samples = {header: image[::4, ::4].astype(np.float32) for header, image in pixels.items()}
     scales = {header: _intensity_scale(image, samples[header]) for header, image in pixels.items()}
     array = np.load(file, mmap_mode="r+")
     side = array.shape[-1]
@@ -78,6 +79,6 @@ def _digest(sample: NDArray[np.float32]) -> str:
     return hashlib.sha256(sample.tobytes()).hexdigest()
 
 
-def _intensity_scale(image: NDArray[np.float32], sample: NDArray[np.float32]) -> np.float32:
+def _intensity_scale(image: NDArray[Any], sample: NDArray[np.float32]) -> np.float32:
     """The 99th percentile of the sample's magnitudes, or the image's largest one where that is 0."""
-    return np.float32(np.percentile(np.abs(sample), SCALE_PERCENTILE) or np.abs(image).max() or 1.0)
+    return np.float32(np.percentile(np.abs(sample), SCALE_PERCENTILE) or np.abs(image.astype(np.float32)).max() or 1.0)

@@ -46,7 +46,6 @@ _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _TAGS = [Tag(keyword) for keyword in (*_IMAGE_PIXEL, *_VALUES, *_GROUPS)]
 _WANTED = frozenset(map(int, _TAGS))
 
-
 _REASONS = {AttributeError: "image attributes are missing", NotImplementedError: "encoding not supported"}
 
 
@@ -54,10 +53,11 @@ class _DamageError(ValueError):
     """What is wrong with the pixel data, in words that may be shown."""
 
 
-def read_pixels(header: SliceHeader) -> NDArray[np.float32]:
+def read_pixels(header: SliceHeader) -> NDArray[Any]:
     """Image (rows, columns) after rescale slope and intercept or the modality lookup table, 0 where it is padding.
 
-    MONOCHROME1 is inverted, so that more is always brighter. Of a multi-frame image only the frame is read.
+    MONOCHROME1 is inverted, so that more is always brighter. Of a multi-frame image only the frame is read. The numbers
+    are float32, or integers that float32 holds exactly where nothing rescales them.
 
     Raises:
         ValueError: the pixel data cannot be decoded or do not have the header's shape; says why, without the path.
@@ -83,7 +83,7 @@ def read_pixels(header: SliceHeader) -> NDArray[np.float32]:
     except Exception as error:  # decoders raise whatever a damaged file provokes
         why = _REASONS.get(type(error), type(error).__name__)
         raise ValueError(f"pixel data cannot be decoded ({syntax}, {why})") from None
-    if not np.isfinite(pixels).all():
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise ValueError("pixel data hold values that are not numbers")
     return pixels
 
@@ -123,8 +123,9 @@ def _stored_values(file: BinaryIO, dataset: Dataset, syntax: UID, header: SliceH
         _require_bits(bits, stored, used)
         if syntax.is_little_endian:
             file.seek(frame * size, io.SEEK_CUR)
-            native = np.frombuffer(file.read(size), f"<{'ui'[dataset.PixelRepresentation]}{bits // 8}")
-            return native.reshape(header.rows, header.columns) << bits - used >> bits - stored
+            native = np.frombuffer(file.read(size), f"<{'ui'[dataset.PixelRepresentation]}{bits // 8}") << bits - used
+            native >>= bits - stored
+            return native.reshape(header.rows, header.columns)
     options: dict[str, Any] = as_pixel_options(dataset, pixel_keyword="PixelData", pixel_vr=vr)
     if syntax.is_encapsulated:
         offsets = options.pop("extended_offsets", None)
@@ -203,7 +204,7 @@ def _jpeg2000_size(encoded: bytes) -> tuple[int, ...]:
     return (precision & 0x7F) + 1, y - top, x - left, components
 
 
-def _meaning(stored: NDArray[Any], dataset: Dataset, frame: int) -> NDArray[np.float32]:
+def _meaning(stored: NDArray[Any], dataset: Dataset, frame: int) -> NDArray[Any]:
     """Image (rows, columns) in the units that rescaling or the lookup table gives, padding 0 (PS3.3 C.7.5.1.1.2)."""
     padding = _padding(stored, dataset)
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
@@ -214,7 +215,7 @@ def _meaning(stored: NDArray[Any], dataset: Dataset, frame: int) -> NDArray[np.f
     else:
         slope, intercept = _rescaling(dataset, frame)
         plain = (slope, intercept) == (1, 0)  # of 16 bits, which float32 holds exactly
-        pixels = (stored if plain else stored * slope + intercept).astype(np.float32)
+        pixels = stored if plain else (stored * slope + intercept).astype(np.float32)
     if padding is not None:
         pixels[padding] = 0
     return pixels

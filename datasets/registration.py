@@ -142,7 +142,7 @@ def _volume(series: Series) -> tuple[sitk.Image, sitk.Image]:
     """Pixels without the coil's shading, and the body (0 or 1), on slices of equal distance."""
     _check(series)
     try:
-        pixels = np.stack([read_pixels(header) for header in series.slices])
+        pixels = np.stack([read_pixels(header).astype(np.float32) for header in series.slices])
     except ValueError as error:
         raise RegistrationError(str(error)) from None
     if np.ptp(pixels) == 0:

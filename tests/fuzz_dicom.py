@@ -64,8 +64,9 @@ def examine(paths: list[Path]) -> str:
                 raise BrokenPromiseError("asks for more memory than there is") from error
             results.append((Path(header.path), f"refused: {error}"))
             continue
-        if pixels.dtype != np.float32 or pixels.shape != (header.rows, header.columns) or not np.isfinite(pixels).all():
-            raise BrokenPromiseError(f"pixels {pixels.dtype} {pixels.shape}, or not finite")
+        exact = np.array_equal(pixels.astype(np.float32), pixels)  # and finite: nan equals nothing
+        if not exact or pixels.shape != (header.rows, header.columns):
+            raise BrokenPromiseError(f"pixels {pixels.dtype} {pixels.shape}, or not what float32 holds")
         results.append((Path(header.path), "pixels"))
     for path in paths[1:]:
         if not reading.conflicting and (path, "pixels") not in results and (paths[0], "pixels") not in results:
