@@ -172,6 +172,8 @@ class Hosts:
     def down(self) -> None:
         for host in range(1, self.count + 1):
             self.kill(host)
+            # The kernel removes a namespace's link some time after the namespace; the next group takes its name.
+            _run("ip", "link", "del", self._link(host), check=False)
             _run("ip", "netns", "del", self._name(host), check=False)
         _run("ip", "link", "del", self._bridge(), check=False)
 
