@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sweep.compose import default_settings, load_settings
-from sweep.settings import SettingsError, flatten
+from sweep.settings import SettingsError, below, flatten
 
 BAD_INPUT, INTERRUPTED = 2, 130
 log = logging.getLogger("sweep")
@@ -35,13 +35,13 @@ def main(arguments: Sequence[str]) -> int:
             case ["phantom", folder, *options]:
                 return _phantom(Path(folder), options)
             case ["report", folder]:
-                return _report(Path(folder))
+                return _report(folder)
             case ["compare", first, second, *options]:
                 return _compare(Path(first), Path(second), options)
             case ["compare", *_]:
                 raise SettingsError("compare: name two runs, as in `python -m sweep compare runs/A runs/B`")
             case ["status", folder]:
-                return _status(Path(folder))
+                return _status(folder)
             case ["phantom" | "report" | "status" as command, *_]:
                 raise SettingsError(f"{command}: name a folder, as in `python -m sweep {command} FOLDER`")
             case _:
@@ -88,10 +88,13 @@ def _phantom(folder: Path, options: Sequence[str]) -> int:
     return 0
 
 
-def _report(folder: Path) -> int:
+def _report(place: str) -> int:
     from sweep.report import write_report
+    from sweep.storage import at_hand
 
-    log.info("report: %s", write_report(folder))
+    with at_hand(place) as folder:
+        write_report(folder)
+    log.info("report: %s", below(place, "report.html"))
     return 0
 
 
@@ -110,10 +113,12 @@ def _compare(first: Path, second: Path, options: Sequence[str]) -> int:
     return 0
 
 
-def _status(run: Path) -> int:
-    from sweep.status import status
+def _status(place: str) -> int:
+    from sweep.status import WANTED, status
+    from sweep.storage import at_hand
 
-    print(status(run))
+    with at_hand(place, WANTED.fullmatch) as run:
+        print(status(run))
     return 0
 
 

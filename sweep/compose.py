@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,9 +132,10 @@ def _sentence(error: Any) -> str:
     return f"{name}={error['input']}: {problem}"
 
 
-def _check_output(output: Path) -> None:
-    if re.match(r"\w{2,}:/", str(output)):
-        raise SettingsError(f"output={output}: object storage has no renamed folders; write a folder of a file system")
+def _check_output(output: str) -> None:
+    scheme, _, place = output.rpartition("://")
+    if scheme not in ("", "s3", "gs") or (scheme and "@" in place):  # its text may hold a password
+        raise SettingsError("output: write a folder, or s3://BUCKET/FOLDER or gs://BUCKET/FOLDER without credentials")
 
 
 def _check_data(data: Data) -> None:

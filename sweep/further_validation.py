@@ -25,6 +25,7 @@ from sweep.search import Candidate
 from sweep.search_pool import Chain, SearchPool, Stage
 from sweep.settings import Settings, SettingsError
 from sweep.slices import Rule
+from sweep.storage import remove
 
 FURTHER = ("repeats", "nested", "nested_patients", "permutations")  # tables in the run folder
 REPEATED = 3  # configurations, the best ones, whose cross-validation is repeated
@@ -137,7 +138,7 @@ def write_further_tables(run: RunFolder, settings: Settings, best: Sequence[Cand
             rows["nested"].append(_chosen(first, winner, more[0]))
             rows["nested_patients"] += _predicted(more[0], settings)
     for name, table in rows.items():
-        (run.path / f"{name}.csv").unlink(missing_ok=True)
+        remove(run.path / f"{name}.csv")
         if table:
             write_atomically(run.path / f"{name}.csv", to_csv(pd.DataFrame(table)))
 

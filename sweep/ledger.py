@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
+from sweep.storage import LARGE, fetch, fetch_file, mirror_of, remove, share
+
 PROCESS = uuid4().hex[:8]
-LARGE = {"weights.pt"}  # too many bytes to read on every start of a sweep: checked by `file`, when somebody wants it
 
 log = logging.getLogger("sweep")
 _checked: set[Path] = set()
@@ -58,7 +59,7 @@ class Ledger:
 
     def partial(self, unit: Unit) -> Path:
         """Folder in which the unit works until it is finished, whichever process does."""
-        return next(iter(self._partials(unit)), self._own(unit))
+        return max(self._partials(unit), key=lambda folder: folder.stat().st_mtime, default=self._own(unit))
 
     def _own(self, unit: Unit) -> Path:
         return self.finished(unit).with_suffix(f".partial-{PROCESS}")
@@ -89,16 +90,29 @@ class Ledger:
             LedgerError: it is not as it was written.
         """
         path = self.finished(unit) / name
+        fetch_file(path)
         if json.loads((path.parent / "DONE").read_text()).get(name) != _fingerprint(path):
             raise LedgerError(f"{path}: not as it was written; remove its folder and start the sweep again")
         return path
+
+    def fetch(self, unit: Unit, *, checkpoints: bool = False) -> None:
+        """Learn what other processes wrote of the unit, where the run is at a URL."""
+
+        def wanted(name: str) -> bool:
+            folder, _, file = name.partition("/")
+            return folder.partition(".")[0] == f"fold-{unit.fold}" and (checkpoints or file not in LARGE)
+
+        fetch(self.finished(unit).parent, wanted)
 
     def begin(self, unit: Unit) -> Path:
         """The unit's working folder, with what an interrupted try left in it, less what is not whole."""
         own = self._own(unit)
         own.parent.mkdir(parents=True, exist_ok=True)
+        self.fetch(unit, checkpoints=True)
         if not own.exists() and (left := self._partials(unit)):
             left[0].replace(own)
+            share(own)
+            remove(left[0])
             for file in own.glob("*.unfinished"):  # may still be open in the process that had the folder before
                 file.unlink()
         own.mkdir(exist_ok=True)
@@ -109,15 +123,17 @@ class Ledger:
 
     def finish(self, unit: Unit) -> None:
         """Make the working folder's files the unit's result, unless it has one already."""
+        own, finished = self._own(unit), self.finished(unit)
+        fetch(finished)
         if not self.is_done(unit):
-            own, finished = self._own(unit), self.finished(unit)
             (own / "failure.json").unlink(missing_ok=True)
             files = {path.name: _fingerprint(path) for path in sorted(own.iterdir())}
             write_atomically(own / "DONE", json.dumps(files, indent=0) + "\n")
             shutil.rmtree(finished, ignore_errors=True)
             own.replace(finished)
-        for left in self._partials(unit):
-            shutil.rmtree(left, ignore_errors=True)
+            share(finished)
+        for left in {own, *self._partials(unit)}:
+            remove(left)
 
     def record_failure(self, unit: Unit, reason: str, *, final: bool) -> None:
         """Leave why a try failed, for the driver; `final` where another try cannot help."""
@@ -129,7 +145,7 @@ class Ledger:
         if not path.exists():
             return "the worker process died (killed, out of memory, or its node was lost)", False
         failure = json.loads(path.read_text())
-        path.unlink()
+        remove(path)
         return failure["reason"], failure["final"]
 
     def curve(self, unit: Unit) -> Path:
@@ -157,6 +173,8 @@ def _damaged(folder: Path) -> str | None:
         files: dict[str, list[int | str]] = json.loads((folder / "DONE").read_text())
         for name, written in files.items():
             path = folder / name
+            if name in LARGE and mirror_of(path) and not path.exists():
+                continue
             if path.stat().st_size != written[0] or (name not in LARGE and _fingerprint(path) != written):
                 return name
     except (FileNotFoundError, ValueError, AttributeError, LookupError, TypeError):

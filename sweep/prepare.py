@@ -25,6 +25,7 @@ from sweep.ledger import write_atomically
 from sweep.readers import read_readers
 from sweep.run_folder import RunFolder
 from sweep.settings import Phantom, Settings, SettingsError, digest
+from sweep.storage import remove
 
 PATIENT_TABLES = {"readers": read_readers, "features": read_features}
 READER_COLUMNS = {"patient_id", "reader", "call", "score"}  # others may hold names or notes
@@ -106,7 +107,7 @@ def _patient_table(name: str, file: Path) -> pd.DataFrame:
 def _write_patient_tables(run: RunFolder, settings: Settings, patients: set[str]) -> None:
     tables = patient_tables(settings)
     for name in PATIENT_TABLES.keys() - tables.keys():
-        (run.path / f"{name}.csv").unlink(missing_ok=True)  # of an earlier start
+        remove(run.path / f"{name}.csv")  # of an earlier start
     for name, table in tables.items():
         known = table["patient_id"].isin(patients)
         if not known.all():

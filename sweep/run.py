@@ -29,7 +29,8 @@ from sweep.report import write_report
 from sweep.run_folder import RunFolder, candidate_predictions, open_search, write_tables
 from sweep.search import Candidate, Search
 from sweep.search_pool import SearchPool
-from sweep.settings import Settings
+from sweep.settings import Settings, below
+from sweep.storage import at_hand, share
 from sweep.tracking import Tracker
 
 log = logging.getLogger("sweep")
@@ -46,10 +47,9 @@ def run_sweep(settings: Settings) -> int:
         SettingsError: the settings cannot be used, or do not fit the run folder.
         CohortError: the cohort cannot be used.
     """
-    run = RunFolder(settings.run_folder)
     check_networks(settings)
     sampler(settings, 0)  # an unknown one is found before hours of compute
-    with run.locked():
+    with at_hand(settings.run_folder) as folder, (run := RunFolder(folder)).locked():
         run.require(settings)
         _log_to(run.path / "sweep.log")
         ingested = prepare_patches(settings)
@@ -71,7 +71,8 @@ def run_sweep(settings: Settings) -> int:
         outcome = exit_code(search)
         if search.is_finished and search.best:
             outcome = max(outcome, _validate_further(settings, run, store, split, search))
-        log.info("report: %s", write_report(run.path))
+        write_report(run.path)
+        log.info("report: %s", below(settings.run_folder, "report.html"))
         return outcome
 
 
@@ -82,14 +83,14 @@ def run_ingest(settings: Settings) -> int:
         SettingsError: the settings cannot be used, or do not fit the run folder.
         CohortError: the cohort cannot be used, or too many patients fall out.
     """
-    run = RunFolder(settings.run_folder)
-    with run.locked():
+    with at_hand(settings.run_folder) as folder, (run := RunFolder(folder)).locked():
         run.require(settings)
         _log_to(run.path / "sweep.log")
         ingested = prepare_patches(settings)
         write_cohort(run, settings, ingested)
         Console(stderr=True).print(summary(ingested.store, ingested.skipped, files=ingested.files))
-        log.info("look at %s; tables: cohort.csv and excluded.csv beside it", run.path / "ingest.html")
+        sheet = below(settings.run_folder, "ingest.html")
+        log.info("look at %s; tables: cohort.csv and excluded.csv beside it", sheet)
         require_patients(run, settings, ingested.store)
     return DONE
 
@@ -124,7 +125,12 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
                 for fold in candidate.running:
                     tracker.follow(candidate.number, fold, ledger.curve(candidate.unit(fold)))
 
-        run_units(search, settings, store, lambda _: (ledger, run.split), on_event=on_event, beat=beat)
+        def place(_: Candidate) -> tuple[Ledger, Path]:
+            share(run.journal)  # no unit is trained before its candidate stands at the URL
+            return ledger, run.split
+
+        share(run.split)
+        run_units(search, settings, store, place, on_event=on_event, beat=beat)
 
 
 def _announce(settings: Settings, split: pd.DataFrame, search: Search) -> None:
@@ -159,6 +165,7 @@ def _validate_further(
         from sweep.tune_adapter import run_units
 
         def place(candidate: Candidate) -> tuple[Ledger, Path]:
+            share(run.splits)
             return pool.stage(candidate).ledger, pool.stage(candidate).split
 
         run_units(pool, settings, store, place, on_event=on_event, beat=lambda: None)

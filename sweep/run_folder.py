@@ -6,7 +6,6 @@ import fcntl
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache, partial
 from math import isnan
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from optuna import Study
-from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+from pyarrow.parquet import ParquetFile
 from pydantic import ValidationError
 
 from datasets.tables import to_csv
@@ -27,6 +26,7 @@ from sweep.racing import fold_influence
 from sweep.search import Candidate, Search
 from sweep.settings import Evaluation, Resources, Settings, SettingsError
 from sweep.slices import Rule, aggregate
+from sweep.storage import leased
 
 # Columns of configurations.csv before those of the searched settings.
 OWN_COLUMNS = [
@@ -43,28 +43,12 @@ OWN_COLUMNS = [
 COST_COLUMNS = ["configuration", "fold", "epochs", "best_epoch", "seconds"]
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """The files of one run."""
+    """The files of one run; in splits/ tables and journals of further searches, by the digest of their split."""
 
-    path: Path
-
-    @property
-    def split(self) -> Path:
-        return self.path / "split.csv"
-
-    @property
-    def journal(self) -> Path:
-        return self.path / "optuna.journal"
-
-    @property
-    def splits(self) -> Path:
-        """Tables and journals of further searches, named by the digest of their split."""
-        return self.path / "splits"
-
-    @property
-    def ledger(self) -> Path:
-        return self.path / "ledger"
+    def __init__(self, path: Path) -> None:
+        self.path, self.settings, self.split = path, path / "settings.yaml", path / "split.csv"
+        self.journal, self.splits, self.ledger = path / "optuna.journal", path / "splits", path / "ledger"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -81,11 +65,8 @@ class RunFolder:
                 raise SettingsError(
                     f"{self.path}: another sweep is running here; wait, or write another name="
                 ) from error
-            yield
-
-    @property
-    def settings(self) -> Path:
-        return self.path / "settings.yaml"
+            with leased(self.path):
+                yield
 
     def save(self, settings: Settings) -> None:
         write_atomically(self.settings, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))

@@ -223,7 +223,7 @@ class Configuration(Section):
 
 class Settings(Section):
     name: str | None = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    output: Path
+    output: str
     cache: Path
     seed: int = Field(ge=0, lt=2**32)
     data: Data
@@ -272,9 +272,20 @@ class Settings(Section):
         return digest(self.decisive())
 
     @property
-    def run_folder(self) -> Path:
+    def run_folder(self) -> str:
+        """Path or URL."""
         backbone = self.model.backbone.replace("/", "-")
-        return self.output / (self.name or f"{self.data.source}-{backbone}-{self.digest[:6]}")
+        return below(self.output, self.name or f"{self.data.source}-{backbone}-{self.digest[:6]}")
+
+
+def is_url(place: str) -> bool:
+    return "://" in place
+
+
+def below(place: str, name: str) -> str:
+    """A name in a folder; a URL may end in `?…`, which says how to reach it."""
+    folder, mark, query = place.partition("?") if is_url(place) else (place, "", "")
+    return f"{folder.rstrip('/')}/{name}{mark}{query}"
 
 
 def digest(tree: object) -> str:

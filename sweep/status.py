@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,6 +14,7 @@ import yaml
 from sweep.settings import SettingsError
 
 HOUR = 3600.0
+WANTED = re.compile(r"(settings\.yaml|(split|configurations)\.csv|ledger/.*/(DONE|curve\.csv))")
 
 
 def status(run: Path, now: float | None = None) -> str:

@@ -21,9 +21,10 @@ from ray.tune.search import Searcher
 
 from datasets.patches import PatchStore
 from sweep.ledger import Ledger, Unit
+from sweep.node_copy import publish
 from sweep.search import Candidate, Search
 from sweep.search_pool import SearchPool
-from sweep.settings import Cluster, Configuration, Resources, Settings, SettingsError
+from sweep.settings import Cluster, Configuration, Resources, Settings, SettingsError, is_url
 from sweep.watch import Watch, living_nodes
 from sweep.worker import FoldTrainable, Work
 
@@ -135,6 +136,7 @@ class UnitSearcher(Searcher):
 
     def _take_outcome(self, candidate: Candidate, fold: int, node: str | None, stalled: str | None) -> None:
         (ledger, _), unit = self._place(candidate), candidate.unit(fold)
+        ledger.fetch(unit)
         if ledger.is_done(unit):
             for damaged in ledger.finished(unit).glob("*.damaged"):
                 log.warning("%s: a checkpoint that was not whole was not used", damaged)
@@ -202,6 +204,8 @@ def run_units(
     resources, cluster = settings.resources, settings.cluster
     config = {"directory": Path.cwd(), "store": PatchStore(store.folder, store.digest)}
     config["node_folder"] = cluster.node_folder if cluster.address else None
+    config["url"] = settings.run_folder if is_url(settings.output) else None
+    config["store_url"] = publish(store, settings.output) if config["url"] and cluster.address else None
     with _ray(cluster) as scratch, _stop_requested() as stop, suppress(KeyboardInterrupt):
         watch = Watch(beat, stop, lambda trial: searcher.folders(trial), resources.stall_minutes)
         searcher = UnitSearcher(search, place, on_event, watch, config)

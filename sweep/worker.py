@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import traceback
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ray import tune
 from datasets.patches import PatchStore
 from sweep.ledger import Ledger, Unit
 from sweep.settings import Configuration
+from sweep.storage import at_hand, fetch_file
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,25 @@ class Work:
     def unit(self) -> Unit:
         return Unit(self.configuration.digest, self.fold)
 
+    def inside(self, run: Path) -> Work:
+        """The same in another folder of the run."""
+        split = run / self.split.relative_to(self.ledger.folder.parent)
+        fetch_file(split)
+        return replace(self, ledger=replace(self.ledger, folder=run / self.ledger.folder.name), split=split)
+
 
 class FoldTrainable(tune.Trainable):
     """A warm worker process: every step trains a pack of units, start to end.
 
     Its config: the `pack`; the `directory` where the sweep was started, so that relative paths mean the same here; the
-    patch `store`; and a `node_folder` on the node's own disk for a copy of it, or None.
+    patch `store`; a `node_folder` on the node's own disk for a copy of it, or None; and the URLs of both, or None.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         self._pack: list[Work] = config["pack"]
         self._store: PatchStore = config["store"]
         self._node_folder: Path | None = config["node_folder"]
+        self._url, self._store_url = config["url"], config["store_url"]
         os.chdir(config["directory"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -51,7 +60,12 @@ class FoldTrainable(tune.Trainable):
         return str(ray.get_runtime_context().get_node_id())
 
     def step(self) -> dict[str, Any]:
-        begun = {one: one.ledger.begin(one.unit) for one in self._pack}
+        with at_hand(self._url or str(self._pack[0].ledger.folder.parent), None) as run:
+            self._work([one.inside(run) for one in self._pack])
+        return {"folds": len(self._pack)}
+
+    def _work(self, pack: Sequence[Work]) -> None:
+        begun = {one: one.ledger.begin(one.unit) for one in pack}
         try:
             failed = self._train(begun)
         except Exception as error:
@@ -61,17 +75,16 @@ class FoldTrainable(tune.Trainable):
                 reason = f"{type(error).__name__}, see error.txt in the unit's folder"
                 one.ledger.record_failure(one.unit, reason, final=False)
             raise  # ends the process: nothing of a broken one, a CUDA context say, reaches the next unit
-        for one in self._pack:
+        for one in pack:
             if why := failed.get(one):
                 one.ledger.record_failure(one.unit, str(why), final=True)
             else:
                 one.ledger.finish(one.unit)
-        return {"folds": len(begun)}
 
     def _train(self, begun: dict[Work, Path]) -> dict[Work, Exception | None]:
         """Why training diverged, by unit; None or no entry where it did not."""
         # Imported by the worker alone: the driver never pays for torch.
-        from datasets.node_copy import on_own_disk
+        from sweep.node_copy import on_own_disk
         from sweep.train_fold import Task, train_pack
 
         # What has its last file was killed before its DONE.
@@ -80,7 +93,7 @@ class FoldTrainable(tune.Trainable):
             for one, folder in begun.items()
             if not (folder / "result.json").exists()
         }
-        store = on_own_disk(self._store, self._node_folder)
+        store = on_own_disk(self._store, self._node_folder, self._store_url)
         return dict(zip(tasks, train_pack([*tasks.values()], store) if tasks else [], strict=True))
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SWEEP_ORDER = [
     "settings",
+    "storage",
     "ledger",
     "journal",
     "train_fold",
@@ -25,6 +26,7 @@ SWEEP_ORDER += [
     "search_pool",
     "compose",
     "watch",
+    "node_copy",
     "worker",
     "tune_adapter",
     "run_folder",

@@ -33,7 +33,11 @@ from sweep.settings import SettingsError
         ("folds.by=site", r"^folds=.*by=site has none; write folds=tenfold or leave_one_site_out$"),
         ("folds.count=null", r"^folds=.*by=patient needs a count"),
         ("name=../elsewhere", r"^name=\.\./elsewhere: "),
-        ("output=s3://bucket/runs", r"^output=s3:/bucket/runs: object storage has no renamed folders; write a folder"),
+        (
+            "output=s3://key:secret@bucket/runs",
+            r"^output: write a folder, or s3://BUCKET/FOLDER .* without credentials$",
+        ),
+        ("output=hdfs://host/runs", r"^output: write a folder, or s3://BUCKET/FOLDER"),
         ("cluster.address=10.0.0.1:6379", r"^cluster\.address=10\.0\.0\.1:6379: should be 'auto'$"),
         ("cluster.folds_at_once=0", r"^cluster\.folds_at_once=0: should be greater than or equal to 1$"),
         ("model=alexnet", r"^model/alexnet: there is no such choice; choose one of narrow, resnet50$"),

@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from datasets.node_copy import on_own_disk
 from datasets.patches import PatchStore
+from sweep.node_copy import on_own_disk
 from tests.stores import write_store
 
 

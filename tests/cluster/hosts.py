@@ -91,7 +91,8 @@ class Hosts:
         _run("ip", "link", "set", self._link(host), "up")
 
     def kill(self, host: int) -> None:
-        """End a host at once, with all that runs on it: its first process takes the others along."""
+        """End a host at once, with all that runs on it: its first process takes the others along, none tells of it."""
+        _run("ip", "link", "set", self._link(host), "down", check=False)
         with suppress(FileNotFoundError, psutil.NoSuchProcess):
             unshare = psutil.Process(int(self._pid(host).read_text()))
             for first in unshare.children():
@@ -141,6 +142,7 @@ class Hosts:
     def start(self, host: int) -> None:
         """Start a host; one that was killed comes back with an empty disk."""
         name, private = self._name(host), self.private / f"host-{host}"
+        self.heal(host)
         shutil.rmtree(private, ignore_errors=True)
         for folder in ("tmp/ray", "root"):
             (private / folder).mkdir(parents=True)

@@ -8,12 +8,14 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from datasets.patches import PatchStore
+from datasets.patches import CHECKSUMS, PatchStore
+from sweep.settings import below
+from sweep.storage import Mirror
 
 
 @cache
-def on_own_disk(store: PatchStore, folder: Path | None) -> PatchStore:
-    """A copy of the store below `folder`; the store itself without a folder, or where it lies on the same disk.
+def on_own_disk(store: PatchStore, folder: Path | None, url: str | None = None) -> PatchStore:
+    """A copy of the store, from a URL if it has one, below `folder`; the store itself without a folder, or on its disk.
 
     The first worker of a node copies, the others wait; each looks at the checksums once.
 
@@ -23,7 +25,7 @@ def on_own_disk(store: PatchStore, folder: Path | None) -> PatchStore:
     if folder is None:
         return store
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_dev == store.folder.stat().st_dev:
+    if url is None and folder.stat().st_dev == store.folder.stat().st_dev:
         return store
     copy = PatchStore.of(folder, store.digest)
     copy.folder.parent.mkdir(exist_ok=True)
@@ -32,8 +34,19 @@ def on_own_disk(store: PatchStore, folder: Path | None) -> PatchStore:
         if not copy.is_whole():
             with TemporaryDirectory(prefix=".copying-", dir=copy.folder.parent) as temporary:
                 arrived = PatchStore(Path(temporary, "store"), store.digest)
-                shutil.copytree(store.folder, arrived.folder)
+                if url:
+                    Mirror(arrived.folder, url).pull(arrived.folder, lambda _: True)
+                else:
+                    shutil.copytree(store.folder, arrived.folder)
                 if not arrived.is_whole():
-                    raise OSError(f"{store.folder}: its copy in {folder} is not like it; look at both disks")
+                    raise OSError(f"{url or store.folder}: its copy in {folder} is not like it; look at both disks")
                 arrived.folder.rename(copy.folder)
     return copy
+
+
+def publish(store: PatchStore, output: str) -> str:
+    """Bring a store to a URL beside the runs there, unless it is there already."""
+    mirror = Mirror(store.folder, url := below(output, f"_patches/{store.digest}"))
+    if not mirror.read(store.folder / CHECKSUMS):  # its last file
+        mirror.push(store.folder)
+    return url
