@@ -202,10 +202,7 @@ def run_units(
     """
     _quiet()
     resources, cluster = settings.resources, settings.cluster
-    config = {"directory": Path.cwd(), "store": PatchStore(store.folder, store.digest)}
-    config["node_folder"] = cluster.node_folder if cluster.address else None
-    config["url"] = settings.run_folder if is_url(settings.output) else None
-    config["store_url"] = publish(store, settings.output) if config["url"] and cluster.address else None
+    config = _worker_config(settings, store)
     with _ray(cluster) as scratch, _stop_requested() as stop, suppress(KeyboardInterrupt):
         watch = Watch(beat, stop, lambda trial: searcher.folders(trial), resources.stall_minutes)
         searcher = UnitSearcher(search, place, on_event, watch, config)
@@ -221,6 +218,18 @@ def run_units(
         ).fit()
     if (error := searcher.error or watch.error) and not stop.is_set():
         raise error
+
+
+def _worker_config(settings: Settings, store: PatchStore) -> dict[str, Any]:
+    """What every worker is told, see FoldTrainable; of a run at a URL, workers elsewhere fetch patches there."""
+    joined, at_url = settings.cluster.address is not None, is_url(settings.output)
+    return {
+        "directory": Path.cwd(),
+        "store": PatchStore(store.folder, store.digest),
+        "node_folder": settings.cluster.node_folder if joined else None,
+        "url": settings.run_folder if at_url else None,
+        "store_url": publish(store, settings.output) if joined and at_url else None,
+    }
 
 
 @contextmanager

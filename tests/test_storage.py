@@ -1,6 +1,5 @@
 """A run at a URL: everything that is finished stands there, whichever machine worked on it. On moto's S3 server."""
 
-import logging
 import os
 import re
 import signal
@@ -10,15 +9,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 
 import sweep.storage
 from sweep.ledger import Ledger, Unit
 from sweep.settings import SettingsError, below
 from sweep.storage import at_hand, leased
+from tests import buckets
 from tests.test_ledger import flip_a_bit, forget_what_was_checked
 from tests.test_main import TINY
 from tests.test_main import sweep as run_sweep
@@ -26,20 +24,12 @@ from tests.test_main import sweep as run_sweep
 UNIT = Unit("a1b2", 1)
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """URL of a folder in a bucket; its server is on this machine, so the URL names that, too."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "test")
-        server.start()
-        host, port = server.get_host_and_port()
-        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
-        client.create_bucket(Bucket="bucket")
-        yield f"s3://bucket/runs?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-        server.stop()
+@pytest.fixture(scope="module", name="bucket")
+def _bucket() -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch, buckets.bucket() as url:
+        for name, value in buckets.CREDENTIALS.items():
+            patch.setenv(name, value)
+        yield url
 
 
 def start(folder: Path, *settings: str) -> subprocess.Popen[bytes]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,15 @@ from typing import NamedTuple
 import pytest
 import yaml
 
+from sweep.settings import below
+from sweep.storage import at_hand
+from tests import buckets
 from tests.cluster.hosts import CHECKOUT, Hosts, hosts
 from tests.test_main import TINY, sweep
 
 BIN = Path(sys.prefix, "bin")
-RAY = f"PYTHONPATH={CHECKOUT} RAY_AUTH_MODE=token {BIN}/ray"
+CREDENTIALS = " ".join(f"{name}={value}" for name, value in buckets.CREDENTIALS.items())
+RAY = f"PYTHONPATH={CHECKOUT} RAY_AUTH_MODE=token {CREDENTIALS} {BIN}/ray"
 HEAD, WORKERS, OUTSIDER = 1, (2, 3), 4
 GPUS_PER_WORKER, FOLDS_PER_GPU = 2, 2
 NODE_FOLDER = "/dev/shm/sweep"  # a disk of the host's own
@@ -98,13 +103,13 @@ def runs(cluster: Path, group: Hosts) -> Path:
     alone = sweep(group.shared, "name=alone", *TINY)
     assert alone.returncode == 0, alone.stderr
     settings = [f"resources.gpus_per_fold={1 / FOLDS_PER_GPU}", f"cluster.node_folder={NODE_FOLDER}"]
-    ray("exec", str(cluster), joining_sweep(group, "name=together", *settings))
+    ray("exec", str(cluster), joining_sweep(group.shared, "name=together", *settings))
     return group.shared / "runs"
 
 
-def joining_sweep(group: Hosts, *settings: str) -> str:
-    python = f"PYTHONPATH={CHECKOUT} RAY_AUTH_MODE=token {BIN}/python"
-    return f"cd {group.shared} && {python} -m sweep cluster.address=auto {' '.join([*TINY, *settings])}"
+def joining_sweep(folder: Path | str, *settings: str) -> str:
+    python = f"PYTHONPATH={CHECKOUT} RAY_AUTH_MODE=token {CREDENTIALS} {BIN}/python"
+    return f"cd {folder} && {python} -m sweep cluster.address=auto {shlex.join([*TINY, *settings])}"
 
 
 def files(run: Path, name: str) -> dict[str, bytes]:
@@ -116,6 +121,19 @@ def files(run: Path, name: str) -> dict[str, bytes]:
 def test_every_fold_has_the_bytes_it_has_on_one_host(runs: Path, name: str) -> None:
     alone = files(runs / "alone", name)
     assert len(alone) == 6 and files(runs / "together", name) == alone
+
+
+def test_a_sweep_at_a_url_needs_no_shared_folder(
+    runs: Path, cluster: Path, group: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in buckets.CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    with buckets.bucket(group.address(254)) as url:
+        settings = ["name=far", f"output={url}", "cache=cache", f"cluster.node_folder={NODE_FOLDER}-from-url"]
+        ray("exec", str(cluster), joining_sweep("~", *settings, "resources.gpus_per_fold=0"))
+        with at_hand(below(url, "far")) as far:
+            assert (far / "report.html").exists()
+            assert files(far, "predictions.parquet") == files(runs / "alone", "predictions.parquet")
 
 
 class Placed(NamedTuple):
@@ -161,7 +179,7 @@ def test_a_host_without_the_token_is_refused(group: Hosts, identity: str) -> Non
 
 @pytest.mark.usefixtures("runs")
 def test_a_sweep_that_finds_no_cluster_says_so(group: Hosts) -> None:
-    refused = group.run(OUTSIDER, joining_sweep(group, "name=nowhere"), check=False)
+    refused = group.run(OUTSIDER, joining_sweep(group.shared, "name=nowhere"), check=False)
     assert refused.returncode == 2 and "cluster.address=auto: no Ray runs on this machine" in refused.stderr
 
 
