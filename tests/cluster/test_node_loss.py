@@ -19,6 +19,8 @@ from tests.cluster.test_ray_up import BIN, HEAD, alive
 from tests.failures.run import undisturbed
 from tests.failures.sweeps import SECONDS, SETTINGS, Place, check_complete, check_kept, check_same, until
 
+# Folds of a second would be over before anything is done to their hosts.
+LONGER = ["training.epochs=40", "training.patience=40"]
 WORKERS, TOKEN = (2, 3), "0123456789abcdef" * 4
 # A host counts as gone after some three seconds of silence, not after Ray's thirty.
 IMPATIENT = "RAY_health_check_initial_delay_ms=0 RAY_health_check_period_ms=500 RAY_health_check_timeout_ms=1000"
@@ -42,7 +44,7 @@ def ray(group: Hosts, host: int, command: str) -> None:
 
 @pytest.fixture(scope="module")
 def reference(group: Hosts) -> Place:
-    return undisturbed(group.shared)
+    return undisturbed(group.shared, *LONGER)
 
 
 @pytest.fixture
@@ -59,7 +61,9 @@ def workers(group: Hosts) -> None:
 def running(group: Hosts, place: Place) -> Iterator[subprocess.Popen[bytes]]:
     """A sweep whose driver is on the head, in the middle of folds on every worker."""
     place.folder.mkdir()
-    settings = shlex.join([*SETTINGS, f"cache={place.cache}", "cluster.address=auto", "cluster.node_folder=null"])
+    settings = shlex.join(
+        [*SETTINGS, *LONGER, f"cache={place.cache}", "cluster.address=auto", "cluster.node_folder=null"]
+    )
     # What decides how sums are rounded, and ssh does not pass on.
     rounding = [f"{name}={value}" for name, value in os.environ.items() if name.startswith(("OPENBLAS_", "MKL_"))]
     environment = shlex.join(["env", *rounding, f"PYTHONPATH={CHECKOUT}", "RAY_AUTH_MODE=token", "OMP_NUM_THREADS=1"])

@@ -25,6 +25,7 @@ CREDENTIALS = " ".join(f"{name}={value}" for name, value in buckets.CREDENTIALS.
 RAY = f"PYTHONPATH={CHECKOUT} RAY_AUTH_MODE=token {CREDENTIALS} {BIN}/ray"
 HEAD, WORKERS, OUTSIDER = 1, (2, 3), 4
 GPUS_PER_WORKER, FOLDS_PER_GPU = 2, 2
+LONGER = "training.epochs=30"  # workers start seconds apart, and are to train side by side
 NODE_FOLDER = "/dev/shm/sweep"  # a disk of the host's own
 ALIVE = """
 import json, ray
@@ -100,7 +101,7 @@ def cluster(group: Hosts) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def runs(cluster: Path, group: Hosts) -> Path:
     """The folder of the same sweep twice: `alone` on this machine, `together` started through the cluster's head."""
-    alone = sweep(group.shared, "name=alone", *TINY)
+    alone = sweep(group.shared, "name=alone", *TINY, LONGER)
     assert alone.returncode == 0, alone.stderr
     settings = [f"resources.gpus_per_fold={1 / FOLDS_PER_GPU}", f"cluster.node_folder={NODE_FOLDER}"]
     ray("exec", str(cluster), joining_sweep(group.shared, "name=together", *settings))
@@ -109,7 +110,7 @@ def runs(cluster: Path, group: Hosts) -> Path:
 
 def joining_sweep(folder: Path | str, *settings: str) -> str:
     python = f"PYTHONPATH={CHECKOUT} RAY_AUTH_MODE=token {CREDENTIALS} {BIN}/python"
-    return f"cd {folder} && {python} -m sweep cluster.address=auto {shlex.join([*TINY, *settings])}"
+    return f"cd {folder} && {python} -m sweep cluster.address=auto {shlex.join([*TINY, LONGER, *settings])}"
 
 
 def files(run: Path, name: str) -> dict[str, bytes]:
@@ -129,9 +130,9 @@ def test_a_sweep_at_a_url_needs_no_shared_folder(
     for name, value in buckets.CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     with buckets.bucket(group.address(254)) as url:
-        settings = ["name=far", f"output={url}", "cache=cache", f"cluster.node_folder={NODE_FOLDER}-from-url"]
+        settings = ["name=from-hosts", f"output={url}", "cache=cache", f"cluster.node_folder={NODE_FOLDER}-from-url"]
         ray("exec", str(cluster), joining_sweep("~", *settings, "resources.gpus_per_fold=0"))
-        with at_hand(below(url, "far")) as far:
+        with at_hand(below(url, "from-hosts")) as far:
             assert (far / "report.html").exists()
             assert files(far, "predictions.parquet") == files(runs / "alone", "predictions.parquet")
 

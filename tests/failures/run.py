@@ -20,9 +20,9 @@ from tests.failures.disturbances import DISTURBANCES
 from tests.failures.sweeps import Place, check, check_complete, check_kept, check_same
 
 
-def undisturbed(folder: Path) -> Place:
-    """The sweep that all others are compared with; it fills the cache."""
-    place = Place(folder / "undisturbed", folder / "cache")
+def undisturbed(folder: Path, *changes: str) -> Place:
+    """The sweep that all others with the same `changes` of settings are compared with; it fills the cache."""
+    place = Place(folder / "undisturbed", folder / "cache", [*changes])
     check(place.finish() == 0, place.printed)
     check_complete(place)
     return place
