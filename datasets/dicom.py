@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
-from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -111,17 +110,21 @@ def list_files(root: Path, leave_out: Path) -> dict[str, tuple[int, int]]:
         seen.add(identity)
         try:
             with os.scandir(folder) as listed:
-                entries = sorted(listed, key=attrgetter("name"), reverse=True)
+                entries = list(listed)
         except OSError:
             unlisted += 1
             continue
+        below: list[tuple[str, tuple[int, int]]] = []
         for entry in entries:
-            with suppress(OSError):  # a link to nowhere
+            try:
                 status = entry.stat()
-                if stat.S_ISREG(status.st_mode):
-                    found[entry.path] = status.st_size, status.st_mtime_ns
-                elif stat.S_ISDIR(status.st_mode):
-                    folders.append((entry.path, (status.st_dev, status.st_ino)))
+            except OSError:  # a link to nowhere
+                continue
+            if stat.S_ISREG(status.st_mode):
+                found[entry.path] = status.st_size, status.st_mtime_ns
+            elif stat.S_ISDIR(status.st_mode):
+                below.append((entry.path, (status.st_dev, status.st_ino)))
+        folders += sorted(below, reverse=True)
     if unlisted:
         log.warning("%d folders cannot be listed, and their files are missing: give the right to read them", unlisted)
     return dict(sorted(found.items()))

@@ -95,8 +95,7 @@ def _fingerprint(root: Path, files: dict[str, tuple[int, int]], annotations: pd.
     remembered = list(Ingested.__annotations__)
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, remembered, settings, str(root.resolve())]).encode())
     digest.update(annotations.to_csv().encode())
-    for path, state in files.items():
-        digest.update(os.fsencode(f"{path}\0{state}\n"))
+    digest.update(os.fsencode("".join(f"{path}\0{state}\n" for path, state in files.items())))
     for region in filter(None, annotations["region"].unique()):
         status = Path(region).stat()
         digest.update(os.fsencode(f"{region}\0{status.st_size, status.st_mtime_ns}\n"))
