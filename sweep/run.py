@@ -142,8 +142,9 @@ def _announce(settings: Settings, split: pd.DataFrame, search: Search) -> None:
     folds = split["fold"].nunique()
     for kind, count in further_trainings(settings, folds, complete).items():
         if count:
-            own = complete * folds
-            log.info("evaluation.%s: %d fold-trainings beside the sweep's own %d", kind, count, own)
+            most = "" if settings.search.racing.strategy == "none" else "at most "
+            beside = f"beside the sweep's own {complete * folds}"
+            log.info("evaluation.%s: %s%d fold-trainings %s", kind, most, count, beside)
 
 
 def _validate_further(
