@@ -51,6 +51,7 @@ def propose(study: optuna.Study, settings: Settings, number: int) -> optuna.Tria
         if spans[name].when and spans[name].applies(trial.params):
             trial._suggest(name, space[name])  # what `ask` itself calls
     study.sampler = told
+    trial.set_user_attr("proposed", True)  # a kill before this leaves half a proposal, see journal.mend
     return trial
 
 
