@@ -25,7 +25,7 @@ from sweep.node_copy import publish
 from sweep.search import Candidate, Search
 from sweep.search_pool import SearchPool
 from sweep.settings import Cluster, Configuration, Resources, Settings, SettingsError, is_url
-from sweep.watch import Watch, living_nodes
+from sweep.watch import Watch, living_nodes, outlive_lack_of_memory
 from sweep.worker import FoldTrainable, Work
 
 WORKER_ENVIRONMENT = {
@@ -201,6 +201,7 @@ def run_units(
         SettingsError: there is no such Ray, or a unit does not fit it.
     """
     _quiet()
+    outlive_lack_of_memory()
     resources, cluster = settings.resources, settings.cluster
     config = _worker_config(settings, store)
     with _ray(cluster) as scratch, _stop_requested() as stop, suppress(KeyboardInterrupt):

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.tune import Callback
 
 SECONDS_BETWEEN_LOOKS = 1.0
+_task_failed = RayActorManager._actor_task_failed
 
 
 class Watch(Callback):
@@ -45,7 +48,8 @@ class Watch(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         actor = self.actors[trial.trial_id] = trial.temporary_state.ray_actor
-        self.nodes[trial.trial_id] = ray.get(actor.node.remote())
+        with suppress(RayError):  # dead already; Tune finds out
+            self.nodes[trial.trial_id] = ray.get(actor.node.remote())
         self.avoiding.pop(trial.trial_id, None)
 
     def forget(self, trial_id: str) -> None:
@@ -80,6 +84,16 @@ class Watch(Callback):
 
     def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
         return Callback, ()
+
+
+def outlive_lack_of_memory() -> None:
+    """Make the death of a worker that Ray's memory monitor kills a trial's failure: it would end all of Tune."""
+
+    def failed(self: RayActorManager, task: Any, exception: Exception) -> None:
+        killed = isinstance(exception, OutOfMemoryError)
+        _task_failed(self, task, RayActorError(error_msg=str(exception)) if killed else exception)
+
+    RayActorManager._actor_task_failed = failed  # type: ignore[assignment]
 
 
 def living_nodes() -> dict[str, Mapping[str, float]]:
