@@ -89,11 +89,11 @@ class Watch(Callback):
 def outlive_lack_of_memory() -> None:
     """Make the death of a worker that Ray's memory monitor kills a trial's failure: it would end all of Tune."""
 
-    def failed(self: RayActorManager, task: Any, exception: Exception) -> None:
+    def failed(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
         killed = isinstance(exception, OutOfMemoryError)
-        _task_failed(self, task, RayActorError(error_msg=str(exception)) if killed else exception)
+        _task_failed(self, tracked_actor_task, RayActorError(error_msg=str(exception)) if killed else exception)
 
-    RayActorManager._actor_task_failed = failed  # type: ignore[assignment]
+    RayActorManager._actor_task_failed = failed  # type: ignore[method-assign]
 
 
 def living_nodes() -> dict[str, Mapping[str, float]]:
