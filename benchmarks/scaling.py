@@ -32,7 +32,7 @@ import psutil
 import ray
 from ray import tune
 from ray.cluster_utils import Cluster as Nodes
-from scipy.special import ndtr
+from scipy import special  # by its module: a worker would look for a ufunc in __main__
 
 from datasets.patches import PatchStore
 from sweep import tune_adapter
@@ -57,7 +57,7 @@ def write_unit(folder: Path, unit: Unit, result: dict[str, Any], weights: int = 
     quality = int(unit.configuration[:6], 16) % 997 / 500
     label = np.repeat(np.arange(30) % 3 == 0, 2)
     score = np.random.default_rng([int(unit.configuration, 16), unit.fold]).normal(quality * label, 1)
-    table = pd.DataFrame({"label": label.astype(int), "probability": ndtr(score)})
+    table = pd.DataFrame({"label": label.astype(int), "probability": special.ndtr(score)})
     table.insert(0, "patient_id", [f"{unit.fold}-{row // 2:03d}" for row in range(60)])
     table.insert(1, "sop_instance_uid", [f"1.2.826.0.1.3680043.8.498.{unit.fold}.{row}" for row in range(60)])
     for name in ("predictions", "inner_predictions"):
