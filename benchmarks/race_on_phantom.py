@@ -23,6 +23,8 @@ SETTINGS = [
     "training.epochs=8",
     "search/space=resnet50",
     "search.sampler=RandomSampler",
+    "augmentation.benign_factor=2",
+    "augmentation.malignant_factor=4",
     "search.space.augmentation.benign_factor={low: 1, high: 4}",
     "search.space.augmentation.malignant_factor={low: 2, high: 8}",
 ]

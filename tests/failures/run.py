@@ -1,6 +1,6 @@
 """Disturb sweeps at random, start each again, and compare with one that nobody disturbed.
 
-    python -m tests.failures.run --rounds 50 --seed 1 [--only driver_killed journal_torn]
+    python tests/failures/run.py --rounds 50 --seed 1 [--only driver_killed journal_torn]
 
 Prints a line a round; exit code 1 and the folders kept where something was lost, trained twice or came out otherwise.
 """
@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for a script, whose own folder is all that Python knows
 from tests.failures.disturbances import DISTURBANCES
 from tests.failures.sweeps import Place, check, check_complete, check_kept, check_same
 

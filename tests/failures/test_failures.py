@@ -1,4 +1,4 @@
-"""A part of what `python -m tests.failures.run` does, with fixed seeds."""
+"""A part of what `python tests/failures/run.py` does, with fixed seeds."""
 
 import os
 import random
