@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py [--slots 1 4 16] [--seconds 30] [--rounds 3]     several slots on one machine's Ray
     python benchmarks/scaling.py --peers [--slots …]        plain Ray Tune, fresh and reused actors
-    python benchmarks/scaling.py --core [--units 100 …] [--strategy posterior]     search and ledger alone, 1,000 slots
+    python benchmarks/scaling.py --core [search.sampler=RandomSampler …] [--units 100 …]   search and ledger alone
 
 The adapter, search, ledger and journal are the sweep's own; a fold sleeps instead of training and leaves files of the
 size that a narrow network's has. A gap is the time between two folds in one worker; the share is that of folds in the
@@ -171,9 +171,9 @@ def peers(slots: int, seconds: float, rounds: int) -> None:
             )
 
 
-def core(units: int, strategy: str, slots: int = 1000) -> None:
+def core(units: int, more: list[str], slots: int = 1000) -> None:
     """Search and ledger without Ray: the driver's time a unit and memory, then the same sweep resumed."""
-    chosen = core_settings(units, strategy)
+    chosen = core_settings(units, more)
     with tempfile.TemporaryDirectory() as name:
         run, began = RunFolder(Path(name)), time.monotonic()
         ledger, study = Ledger(run.ledger, "split"), open_study(run.journal, "scaling", chosen.own_values())
@@ -197,23 +197,24 @@ def core(units: int, strategy: str, slots: int = 1000) -> None:
             times.append(time.process_time() - clock)
         done = sum(len(candidate.fold_aucs) for candidate in search.candidates)
         memory, last = psutil.Process().memory_info().rss - before, times[-len(times) // 10 :]
+        what = ", ".join([f"{units} units", f"{slots} slots", *more])
         print(
-            f"{units} units, {slots} slots, {strategy}: {done} trained, {1000 * sum(times) / done:.2f} ms a decision "
+            f"{what}: {done} trained, {1000 * sum(times) / done:.2f} ms a decision "
             f"(in the last tenth {1000 * sum(last) / (len(last) / 2):.2f}), {memory / done / 1000:.1f} kB a unit; "
             f"the ledger's writing {1000 * writing / done:.2f} ms; {time.monotonic() - began:.0f} s in all",
             flush=True,
         )
-        again = f"import benchmarks.scaling as s; s.resume({units}, {strategy!r}, {name!r})"
+        again = f"import benchmarks.scaling as s; s.resume({units}, {more!r}, {name!r})"
         os.spawnl(os.P_WAIT, sys.executable, sys.executable, "-c", again)
 
 
-def core_settings(units: int, strategy: str) -> Settings:
-    return settings(-(-units // FOLDS), f"search.racing.strategy={strategy}")
+def core_settings(units: int, more: list[str]) -> Settings:
+    return settings(-(-units // FOLDS), *more)
 
 
-def resume(units: int, strategy: str, folder: str) -> None:
+def resume(units: int, more: list[str], folder: str) -> None:
     """In a fresh process, which has looked at no unit yet."""
-    chosen, run, began = core_settings(units, strategy), RunFolder(Path(folder)), time.monotonic()
+    chosen, run, began = core_settings(units, more), RunFolder(Path(folder)), time.monotonic()
     ledger, study = Ledger(run.ledger, "split"), open_study(run.journal, "scaling", chosen.own_values())
     search = open_search(chosen, study, ledger, FOLDS)
     assert search.is_finished
@@ -233,12 +234,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", action="store_true")
     parser.add_argument("--core", action="store_true")
-    parser.add_argument("--strategy", default="none")
     parser.add_argument("--units", type=int, nargs="+", default=[100, 1000, 10_000])
+    parser.add_argument("settings", nargs="*", help="of the sweep, with --core")
     chosen = parser.parse_args()
     if chosen.core:
         for units in chosen.units:
-            core(units, chosen.strategy)
+            core(units, chosen.settings)
         return
     tune_adapter.FoldTrainable = SleepingTrainable  # type: ignore[misc]
     for slots in chosen.slots:

@@ -25,7 +25,7 @@ QUICK += ["model.learning_rate=1e-3", "search/space=none", "search.configuration
 def write_trained_run(folder: Path, names: dict[str, str]) -> Path:
     """One configuration, three folds of 24 patients; `names` gives some of them ("patient 00", …) other identifiers."""
     settings = load_settings([*QUICK, f"output={folder}", f"cache={folder}/cache"])
-    store, run = _renamed(write_store(folder / "store"), names), RunFolder(settings.run_folder)
+    store, run = _renamed(write_store(folder / "store"), names), RunFolder(Path(settings.run_folder))
     run.path.mkdir()
     skipped = {"not DICOM": 4, "no image: presentation state": 2}
     write_cohort(run, settings, Ingested(store, files=300, skipped=skipped, series=60))
