@@ -147,13 +147,18 @@ def runs(args: argparse.Namespace) -> Iterator[tuple[str, float, int]]:
 
 
 def draw(points: dict[str, list[tuple[str, float, float]]], path: Path) -> None:
-    figure = Figure(figsize=(5 * len(points), 4), layout="constrained")
+    figure = Figure(figsize=(5 * len(points) + 2, 4.2), layout="constrained")
     for axes, (name, of_table) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
         axes.set(title=name, xlabel="cost: share of all fold-trainings", ylabel="mean regret in AUC", xlim=(0, 1.05))
-        for strategy, cost, regret in of_table:
-            axes.plot(cost, regret, "o", color="tab:red" if strategy.startswith("posterior") else "tab:grey")
-            axes.annotate(strategy, (cost, regret), (3, 3), textcoords="offset points", fontsize=7)
-        axes.plot([0.33, 0.33, 0], [0, 0.0005, 0.0005], ":", color="tab:green")  # the aim
+        axes.set_yscale("symlog", linthresh=1e-4)  # many lose nothing
+        axes.set_ylim(-2e-5, 0.02)
+        axes.fill_between([0, 0.33], -2e-5, 0.0005, color="tab:green", alpha=0.15, label="aim")
+        for number, (strategy, cost, regret) in enumerate(of_table):
+            ours = strategy.startswith("posterior")
+            style = {"marker": "oooosv^<>DPX*"[number % 13], "color": "tab:red" if ours else f"C{number % 10}"}
+            axes.plot(cost, regret, linestyle="", markersize=8, alpha=0.8, label=strategy.removesuffix(" 0"), **style)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8)
     figure.savefig(path)
 
 
