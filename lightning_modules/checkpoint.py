@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,10 @@ class TrainingDivergedError(ValueError):
     """The loss is no longer a number."""
 
 
+class HopelessError(ValueError):
+    """The fold is below all finished trainings of it."""
+
+
 class EpochCheckpoint(pl.Callback):
     """Saves a fold's epochs, remembers the best weights, stops early, and leaves the best weights in the model.
 
@@ -27,20 +31,30 @@ class EpochCheckpoint(pl.Callback):
 
     The best epoch has the lowest inner_loss, the earlier of equals; without a validation set it is the last one.
     epochs: most of them. patience: epochs without a better inner_loss before training stops.
+    hopeless_below: of every epoch the inner AUC that must have been reached by then, the last one of later epochs, too;
+        empty: training never ends for that.
     saving_share: of the time that saving may take. Saving a small network takes less and is done after every epoch; a
         large one's epochs on a GPU would take no longer than writing its file.
 
-    A fold whose losses are no numbers ends, with `failure` set, while the others of its pack go on.
+    A fold that is hopeless or whose losses are no numbers ends, with `failure` set, while the others of its pack go on.
     """
 
     def __init__(
-        self, fold: FoldTraining, folder: Path, *, epochs: int, patience: int, saving_share: float = 0.05
+        self,
+        fold: FoldTraining,
+        folder: Path,
+        *,
+        epochs: int,
+        patience: int,
+        hopeless_below: Sequence[float] = (),
+        saving_share: float = 0.05,
     ) -> None:
         self.fold, self.folder = fold, folder
         self.epochs, self.patience, self.saving_share = epochs, patience, saving_share
+        self.hopeless_below = hopeless_below
         self.curve: list[dict[str, float]] = []
         self.best_weights: dict[str, Tensor] = {}
-        self.failure: TrainingDivergedError | None = None
+        self.failure: TrainingDivergedError | HopelessError | None = None
         self._next_save = -math.inf
 
     @property
@@ -73,6 +87,8 @@ class EpochCheckpoint(pl.Callback):
         if self.best_epoch == row["epoch"] and not math.isnan(row["inner_loss"]):
             self.best_weights = self.fold.weights()
         self.fold.is_over = self._is_over()
+        if not self.fold.is_over:
+            self._judge()
         if time.monotonic() >= self._next_save:
             self._save()
         self._write_curve()
@@ -82,17 +98,30 @@ class EpochCheckpoint(pl.Callback):
 
         Raises:
             TrainingDivergedError: the losses are no numbers.
+            HopelessError: the fold is below all finished trainings of it; it has its best weights so far.
         """
         if self.failure is None and not self.best_weights and len(self.fold.samples.validation_rows):
             self._fail("inner_loss was never a number")
-        if self.failure:
-            raise self.failure
         if self.best_weights:
             self.fold.load_weights(self.best_weights)
+        if self.failure:
+            raise self.failure
 
     def _is_over(self) -> bool:
         waited = len(self.curve) - 1 - self.best_epoch
         return len(self.curve) >= self.epochs or waited >= self.patience
+
+    def _judge(self) -> None:
+        if not self.hopeless_below:
+            return
+        epochs, reached = len(self.curve), max(row["inner_auc"] for row in self.curve)
+        least = self.hopeless_below[min(epochs, len(self.hopeless_below)) - 1]
+        if reached < least:
+            why = (
+                f"inner AUC {reached:.3f} after {epochs} epochs, below the {least:.3f} that every finished training had"
+            )
+            self.failure = HopelessError(why)
+            self.fold.is_over = True
 
     def _fail(self, what: str) -> None:
         self.failure = TrainingDivergedError(f"training diverged: {what}; lower model.learning_rate")

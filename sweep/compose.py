@@ -186,11 +186,23 @@ def _check_space(settings: Settings) -> None:
     _check_configuration(settings, "input.context", settings.input.context)
     if settings.search.max_hours and settings.search.deterministic:
         raise SettingsError("search.max_hours: the clock is no function of the seed; write search.max_folds, or null")
+    if settings.search.racing.hopeless_after:
+        _check_hopeless(settings)
     if not settings.search.space and settings.search.configurations > 1:
         count = settings.search.configurations
         raise SettingsError(
             f"search.configurations={count}: nothing is searched, so write 1, or give search.space a range"
         )
+
+
+def _check_hopeless(settings: Settings) -> None:
+    told = f"search.racing.hopeless_after={settings.search.racing.hopeless_after}"
+    if settings.search.racing.strategy == "none":
+        raise SettingsError(f"{told}: ends folds of a race; write search.racing.strategy=posterior, or null")
+    if settings.training.early_stopping != "inner":
+        raise SettingsError(f"{told}: compares AUCs of inner patients; write training.early_stopping=inner, or null")
+    if settings.search.deterministic:
+        raise SettingsError(f"{told}: what has finished is no function of the seed; write deterministic=false, or null")
 
 
 def _check_condition(settings: Settings, name: str, span: Range) -> None:

@@ -50,6 +50,8 @@ class Display:
         """Log the outcome of a fold, where the table shows it to the log file alone, and return what it dropped."""
         if fold in candidate.fold_aucs:
             outcome = f"AUC {candidate.fold_aucs[fold]:.3f}"
+        elif candidate.is_hopeless:
+            outcome = "ended as hopeless"
         else:
             again = "failed for good" if fold in candidate.failures else "failed, will be tried again"
             outcome = f"{again} ({candidate.last_failure})"

@@ -16,7 +16,7 @@ import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from uuid import uuid4
 
 from sweep.storage import LARGE, fetch, fetch_file, mirror_of, remove, share
@@ -25,6 +25,10 @@ PROCESS = uuid4().hex[:8]
 
 log = logging.getLogger("sweep")
 _checked: set[Path] = set()
+
+
+FailureKind = Literal["retry", "final", "hopeless"]
+"""Another try may help; it cannot; the configuration is out of the race."""
 
 
 class Unit(NamedTuple):
@@ -135,18 +139,18 @@ class Ledger:
         for left in {own, *self._partials(unit)}:
             remove(left)
 
-    def record_failure(self, unit: Unit, reason: str, *, final: bool) -> None:
-        """Leave why a try failed, for the driver; `final` where another try cannot help."""
-        write_atomically(self._own(unit) / "failure.json", json.dumps({"reason": reason, "final": final}) + "\n")
+    def record_failure(self, unit: Unit, reason: str, kind: FailureKind) -> None:
+        """Leave why a try has no result, for the driver."""
+        write_atomically(self._own(unit) / "failure.json", json.dumps({"reason": reason, "kind": kind}) + "\n")
 
-    def take_failure(self, unit: Unit) -> tuple[str, bool]:
-        """(reason, final) of the last try; a try that could not say died with its process."""
+    def take_failure(self, unit: Unit) -> tuple[str, FailureKind]:
+        """Why the last try has no result; a try that could not say died with its process."""
         path = self.partial(unit) / "failure.json"
         if not path.exists():
-            return "the worker process died (killed, out of memory, or its node was lost)", False
+            return "the worker process died (killed, out of memory, or its node was lost)", "retry"
         failure = json.loads(path.read_text())
         remove(path)
-        return failure["reason"], failure["final"]
+        return failure["reason"], failure["kind"]
 
     def curve(self, unit: Unit) -> Path:
         """The unit's epochs so far, finished or not."""

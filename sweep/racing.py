@@ -23,6 +23,7 @@ EARLY_SHARE = 0.01
 # Errors have heavier tails than the model, as families of configurations have luck with a fold. Chosen on simulated
 # tables, so that alpha is the share of lost winners at most.
 CAUTION = 1.4
+FEWEST_CURVES = FEWEST_CONFIGURATIONS = 10
 
 
 @dataclass(frozen=True)
@@ -221,9 +222,43 @@ def chance_above(threshold: float, auc: Array, mean: Array, error: Array) -> Arr
     known, share = np.nansum(auc, axis=1), np.maximum(left, 1)
     needed = np.clip((folds * threshold - known) / share, 0, 1)
     expected = np.clip((folds * mean - known) / share, 0.02, 0.999)
-    variance = np.minimum((error * folds / share) ** 2, 0.9 * expected * (1 - expected))
+    variance = np.clip((error * folds / share) ** 2, 1e-12, 0.9 * expected * (1 - expected))
     size = expected * (1 - expected) / variance - 1
     return np.where(left > 0, betaincc(expected * size, (1 - expected) * size, needed), 0.0)
+
+
+def hopeless_below(curves: Sequence[Array], epochs: int) -> tuple[float, ...]:
+    """By epoch the inner AUC that a fold's training must have reached, else it ends as hopeless.
+
+    Below it, even the largest gain that a finished training of this fold still made after that epoch would leave it
+    under all of them. () for fewer than FEWEST_CURVES.
+
+    Args:
+        curves: of finished trainings of one fold, inner AUC by epoch; those that stopped early are shorter.
+        epochs: how many pass before any training is judged.
+    """
+    if len(curves) < FEWEST_CURVES:
+        return ()
+    longest = max(map(len, curves))
+    reached = np.stack([np.maximum.accumulate(np.pad(one, (0, longest - len(one)), mode="edge")) for one in curves])
+    least = reached[:, -1].min() - (reached[:, -1:] - reached).max(axis=0)
+    least[: epochs - 1] = -np.inf
+    return tuple(least.tolist())
+
+
+def expected_improvement(evidence: Evidence) -> float:
+    """Of one more configuration drawn like those so far, over the best complete one, in mean of folds' AUCs.
+
+    By predicted_means and a normal distribution (Jones et al. 1998, doi 10.1023/A:1008306431147, eq. 15); infinite
+    while no configuration is complete or fewer than FEWEST_CONFIGURATIONS have a fold.
+    """
+    leader = evidence.leader
+    if leader is None or evidence.done.any(axis=1).sum() < FEWEST_CONFIGURATIONS:
+        return float("inf")
+    another = np.full((1, evidence.auc.shape[1]), np.nan)
+    difference, error = (each[-1] for each in _differences(predicted_means(np.vstack([evidence.auc, another])), leader))
+    density = np.exp(-((difference / error) ** 2) / 2) / np.sqrt(2 * np.pi)
+    return float(difference * ndtr(difference / error) + error * density)
 
 
 def out_of_budget(evidence: Evidence, why: str) -> Verdict:

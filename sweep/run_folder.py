@@ -107,7 +107,12 @@ def open_search(settings: Settings, study: Study, ledger: Ledger, folds: int) ->
     rule = settings.evaluation.slices
     score, influence = partial(held_out_auc, ledger, rule=rule), partial(held_out_influence, ledger, rule=rule)
     hours = partial(device_hours, ledger, settings.resources)
-    return Search(settings, study, ledger, folds, score, influence, hours)
+    return Search(settings, study, ledger, folds, score, influence, hours, partial(inner_aucs, ledger))
+
+
+def inner_aucs(ledger: Ledger, unit: Unit) -> Array:
+    """A finished unit's AUC of its inner validation patients by epoch."""
+    return pd.read_csv(ledger.finished(unit) / "curve.csv")["inner_auc"].to_numpy(float)
 
 
 def device_hours(ledger: Ledger, resources: Resources, unit: Unit) -> float:

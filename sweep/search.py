@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import isnan
+from math import isnan, nan
 
 import numpy as np
 import optuna
@@ -17,7 +17,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweep.ledger import Ledger, Unit
 from sweep.proposals import propose
-from sweep.racing import STRATEGIES, Array, Drop, Evidence, Verdict, out_of_budget
+from sweep.racing import (
+    STRATEGIES,
+    Array,
+    Drop,
+    Evidence,
+    Verdict,
+    expected_improvement,
+    hopeless_below,
+    out_of_budget,
+)
 from sweep.settings import Configuration, Settings, Value
 
 Score = Callable[[Unit], float]
@@ -63,8 +72,14 @@ class Candidate:
         if self.dropped is None or self.is_complete:
             return ""
         drop = self.dropped
+        if self.is_hopeless:
+            return drop.why
         interval = f"AUC {drop.difference:+.3f} [{drop.low:+.3f}, {drop.high:+.3f}]"
         return f"{interval} against configuration {drop.against}: {drop.why}"
+
+    @property
+    def is_hopeless(self) -> bool:
+        return self.dropped is not None and isnan(self.dropped.difference)
 
     @property
     def mean_fold_auc(self) -> float:
@@ -89,6 +104,7 @@ class Search:
         score: Score,
         influence: Influence | None = None,
         hours: Score = lambda _: 0.0,
+        inner_aucs: Influence | None = None,
     ) -> None:
         """Args:
         settings: of the sweep.
@@ -98,10 +114,13 @@ class Search:
         score: the held-out patients' AUC of a finished unit; nan where they are of one class only.
         influence: their influence on it (racing.fold_influence); the strategies `posterior` and `paired` ask for it.
         hours: of a device, that a finished unit took.
+        inner_aucs: of a finished unit, by epoch; asked for with `search.racing.hopeless_after`.
         """
         self._settings, self._study, self._ledger, self._folds, self._score = settings, study, ledger, folds, score
         self._influence = influence if settings.search.racing.strategy in ("posterior", "paired") else None
         self._hours = hours
+        self._inner_aucs = inner_aucs if settings.search.racing.hopeless_after else None
+        self._curves = defaultdict[int, dict[Unit, Array]](dict)
         self._recorded = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
         self._order = [int(fold) for fold in np.random.default_rng(settings.seed).permutation(folds)]
         if settings.search.racing.strategy == "none":
@@ -157,9 +176,28 @@ class Search:
             self._tell(candidate, TrialState.FAIL)
             self._go_on()
 
+    def hopeless(self, candidate: Candidate, fold: int, reason: str) -> None:
+        """A unit was ended as hopeless: its configuration, and what equals it, is out of the race."""
+        candidate.running.discard(fold)
+        for equal in self._equals[candidate.configuration.digest]:
+            self._drop(equal, Drop(equal.number, equal.number, nan, nan, nan, f"fold {fold} is hopeless: {reason}"))
+        self._go_on()
+
+    def hopeless_below(self, candidate: Candidate, fold: int) -> tuple[float, ...]:
+        """See racing.hopeless_below; () once the configuration has a fold, for then the race itself knows more."""
+        if candidate.fold_aucs:
+            return ()
+        return hopeless_below(list(self._curves[fold].values()), self._settings.search.racing.hopeless_after or 1)
+
     @property
     def _may_ask(self) -> bool:
-        return len(self.candidates) < self._settings.search.configurations and not self._spent()
+        room = len(self.candidates) < self._settings.search.configurations
+        return room and not self._spent() and not self._is_improvement_small()
+
+    def _is_improvement_small(self) -> bool:
+        """What a further configuration may be expected to gain is below the setting's limit."""
+        limit = self._settings.search.min_expected_improvement
+        return limit is not None and expected_improvement(self._evidence(newcomers=0)) < limit
 
     def _spent(self) -> str:
         """The budget that is used up, units in training included, or "" while there is some left."""
@@ -211,7 +249,9 @@ class Search:
         self._done[unit] = self._hours(unit) if self._settings.search.max_hours else 0.0
         if isnan(auc):
             self._without_auc.add(fold)
-        elif self._influence:
+        if self._inner_aucs:
+            self._curves[fold][unit] = self._inner_aucs(unit)
+        if not isnan(auc) and self._influence:
             influence = self._influence(unit)
             self._influences.setdefault(fold, np.zeros((len(self._aucs), len(influence))))[row] = influence
 
@@ -220,14 +260,15 @@ class Search:
         order = [columns[column] for column in verdict.folds]
         order += [fold for fold in self._order if fold not in order]
         for row in self._by_worth(verdict.value, taken):
-            if row == len(self.candidates):
+            if is_new := row == len(self.candidates):
                 self.candidates.append(self._ask())
-                return self._choose()
             candidate = self.candidates[row]
             waiting = candidate.waiting_folds()
             for fold in order:
                 if fold in waiting and candidate.unit(fold) not in taken:
                     return candidate, fold
+            if is_new:  # equal to another one
+                return self._choose()
         return None
 
     def _by_worth(self, value: Array, taken: set[Unit]) -> list[int]:
@@ -247,29 +288,33 @@ class Search:
         for drop in self._verdict().drops:
             candidate = self.candidates[drop.row]
             if not candidate.running:
-                candidate.dropped = drop
-                self._study._storage.set_trial_user_attr(self._trial_id(candidate), "dropped", list(drop))
-                self._tell(candidate, TrialState.PRUNED)
+                self._drop(candidate, drop)
+
+    def _drop(self, candidate: Candidate, drop: Drop) -> None:
+        candidate.dropped = drop
+        self._study._storage.set_trial_user_attr(self._trial_id(candidate), "dropped", list(drop))
+        self._tell(candidate, TrialState.PRUNED)
 
     def _verdict(self) -> Verdict:
         racing = self._settings.search.racing
         begun = any(candidate.fold_aucs for candidate in self.candidates)
         if spent := self._spent():
-            return out_of_budget(self._evidence(), spent)
-        return STRATEGIES[racing.strategy if begun else "none"](self._evidence(), racing.alpha)
+            return out_of_budget(self._evidence(newcomers=0), spent)
+        evidence = self._evidence(newcomers=int(self._may_ask))
+        return STRATEGIES[racing.strategy if begun else "none"](evidence, racing.alpha)
 
     def _columns(self) -> list[int]:
         """Folds in the shared order, without those that turned out to hold one class."""
         return [fold for fold in self._order if fold not in self._without_auc]
 
-    def _evidence(self) -> Evidence:
-        columns, newcomers = self._columns(), int(self._may_ask)
+    def _evidence(self, newcomers: int) -> Evidence:
+        columns = self._columns()
         auc = self._aucs[: len(self.candidates) + newcomers, columns]
         alive = [c.dropped is None and not c.failures for c in self.candidates] + [True] * newcomers
         none = np.zeros((len(auc), 0))
         influences = [self._influences.get(fold, none)[: len(auc)] for fold in columns]
         fold = np.repeat(np.arange(len(columns)), [one.shape[1] for one in influences])
-        return Evidence(auc, np.hstack([none, *influences]), fold, np.array(alive), last=not newcomers)
+        return Evidence(auc, np.hstack([none, *influences]), fold, np.array(alive, bool), last=not newcomers)
 
     def _ask(self) -> Candidate:
         number = len(self.candidates)

@@ -58,6 +58,12 @@ class SearchPool:
     def failed(self, candidate: Candidate, fold: int, reason: str, *, final: bool = False) -> None:
         self.stage(candidate).search.failed(candidate, fold, reason, final=final)
 
+    def hopeless(self, candidate: Candidate, fold: int, reason: str) -> None:
+        self.stage(candidate).search.hopeless(candidate, fold, reason)
+
+    def hopeless_below(self, candidate: Candidate, fold: int) -> tuple[float, ...]:
+        return self.stage(candidate).search.hopeless_below(candidate, fold)
+
     @property
     def is_finished(self) -> bool:
         return next(self._unfinished(), None) is None

@@ -144,12 +144,14 @@ class Range(Section):
 class Racing(Section):
     strategy: Literal["posterior", "paired", "lossless", "wilcoxon", "forgiving", "halving", "none"]
     alpha: float = Field(gt=0, lt=1)
+    hopeless_after: int | None = Field(ge=1)
 
 
 class Search(Section):
     configurations: int = Field(ge=1)
     max_folds: int | None = Field(ge=1)
     max_hours: float | None = Field(gt=0)
+    min_expected_improvement: float | None = Field(gt=0, lt=1)
     sampler: str
     racing: Racing
     deterministic: bool
@@ -261,7 +263,7 @@ class Settings(Section):
         how it is evaluated. `evaluation.slices` decides: the search maximises the AUC of patients.
         """
         idle = ["name", "output", "cache", "resources.gpus_per_fold", "resources.tries"]
-        idle += ["search.configurations", "search.max_folds", "search.max_hours"]
+        idle += ["search.configurations", "search.max_folds", "search.max_hours", "search.min_expected_improvement"]
         idle += ["data.max_excluded", "data.pseudonym_key", *(f"cluster.{name}" for name in Cluster.model_fields)]
         idle += ["resources.folds_per_pack", "resources.stall_minutes"]
         idle += [f"evaluation.{name}" for name in Evaluation.model_fields if name != "slices"]

@@ -24,7 +24,7 @@ from datasets.fold_data import FoldData, PackData
 from datasets.folds import read_split
 from datasets.patches import PatchStore
 from lightning_modules.augmentation import AffineRanges
-from lightning_modules.checkpoint import EpochCheckpoint, TrainingDivergedError
+from lightning_modules.checkpoint import EpochCheckpoint, HopelessError, TrainingDivergedError
 from lightning_modules.classifier import Arithmetic, FractureClassifier
 from lightning_modules.fold_training import FoldTraining, Samples
 from lightning_modules.pack import FoldPack
@@ -42,9 +42,11 @@ class Task:
     folder: Path
     split: Path
     """The saved table patient_id, label, fold; its labels are the ones that count."""
+    hopeless_below: tuple[float, ...] = ()
+    """See EpochCheckpoint."""
 
 
-def train_pack(tasks: Sequence[Task], store: PatchStore) -> list[TrainingDivergedError | None]:
+def train_pack(tasks: Sequence[Task], store: PatchStore) -> list[TrainingDivergedError | HopelessError | None]:
     """Train units side by side in this process; each ends with the bytes that it would have had alone.
 
     Epochs leave a checkpoint in the task's folder; called again after an interruption, in whatever pack, the unit
@@ -55,7 +57,8 @@ def train_pack(tasks: Sequence[Task], store: PatchStore) -> list[TrainingDiverge
         store: patches of the cohort's lesion slices.
 
     Returns:
-        For every task why its training diverged, or None: its files are written.
+        For every task why its training diverged or is hopeless, or None: its files are written. A hopeless one leaves
+        its best weights' predictions of the held-out patients in partial_predictions.parquet.
     """
     started = time.monotonic()
     # More folds than CUDA has connections by default would wait for each other; it is read when CUDA starts.
@@ -77,14 +80,18 @@ def train_pack(tasks: Sequence[Task], store: PatchStore) -> list[TrainingDiverge
 
 def _write_results(
     task: Task, data: FoldData, checkpoint: EpochCheckpoint, store: PatchStore, started: float
-) -> TrainingDivergedError | None:
+) -> TrainingDivergedError | HopelessError | None:
     """The unit's files, or why there are none."""
+    folder = task.folder
     try:
         checkpoint.finish()
         probability = _predict(checkpoint.fold, np.concatenate([data.held_out_rows, data.inner_rows]))
+    except HopelessError as error:
+        partial = _predict(checkpoint.fold, data.held_out_rows)
+        _write_predictions(folder / "partial_predictions.parquet", partial, store, data)
+        return error
     except TrainingDivergedError as error:
         return error
-    folder = task.folder
     _write_predictions(folder / "predictions.parquet", probability[data.held_out_rows], store, data)
     _write_predictions(folder / "inner_predictions.parquet", probability[data.inner_rows], store, data)
     torch.save({name: value.cpu() for name, value in checkpoint.fold.weights().items()}, folder / "weights.pt")
@@ -135,7 +142,8 @@ def _resume(task: Task, data: FoldData, patches: Tensor) -> EpochCheckpoint:
     samples = Samples(patches, label, patient, data.order, data.batch_sizes, data.validation_rows)
     fold = FoldTraining(build_classifier(task.configuration, unit_seed(task.configuration, task.fold)), samples)
     training = task.configuration.training
-    checkpoint = EpochCheckpoint(fold, task.folder, epochs=training.epochs, patience=training.patience)
+    limits = training.model_dump(include={"epochs", "patience"})
+    checkpoint = EpochCheckpoint(fold, task.folder, **limits, hopeless_below=task.hopeless_below)
     checkpoint.resume()
     return checkpoint
 

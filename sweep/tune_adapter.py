@@ -116,7 +116,9 @@ class UnitSearcher(Searcher):
         return pack
 
     def _config(self, pack: Pack) -> dict[str, Any]:
-        return {"pack": [Work(one.configuration, fold, *self._place(one)) for one, fold in pack], **self._common}
+        bar = self._search.hopeless_below
+        pack_of_work = [Work(one.configuration, fold, *self._place(one), bar(one, fold)) for one, fold in pack]
+        return {"pack": pack_of_work, **self._common}
 
     def _elsewhere(self, trial_id: str, pack: Pack) -> dict[str, Any]:
         """A retry gets twice the room of the last try, for memory may have been short, and another node if any."""
@@ -146,9 +148,12 @@ class UnitSearcher(Searcher):
             candidate.running.discard(fold)  # no try of its own: machines that come and go must not fail it
             return
         else:
-            reason, final = ledger.take_failure(unit)
-            self._failed_on[unit] |= {node} if node else set()
-            self._search.failed(candidate, fold, stalled or reason, final=final)
+            reason, kind = ledger.take_failure(unit)
+            if kind == "hopeless":
+                self._search.hopeless(candidate, fold, reason)
+            else:
+                self._failed_on[unit] |= {node} if node else set()
+                self._search.failed(candidate, fold, stalled or reason, final=kind == "final")
         self._on_event(candidate, fold)
 
     # What is done stands in the ledger and Optuna's journal: Tune's snapshots of the searcher hold nothing.

@@ -26,6 +26,7 @@ class Work:
     fold: int
     ledger: Ledger
     split: Path
+    hopeless_below: tuple[float, ...] = ()
 
     @property
     def unit(self) -> Unit:
@@ -36,6 +37,12 @@ class Work:
         split = run / self.split.relative_to(self.ledger.folder.parent)
         fetch_file(split)
         return replace(self, ledger=replace(self.ledger, folder=run / self.ledger.folder.name), split=split)
+
+
+def _is_hopeless(error: Exception) -> bool:
+    from lightning_modules.checkpoint import HopelessError
+
+    return isinstance(error, HopelessError)
 
 
 class FoldTrainable(tune.Trainable):
@@ -73,23 +80,23 @@ class FoldTrainable(tune.Trainable):
             for one, folder in begun.items():
                 (folder / "error.txt").write_text(traceback.format_exc())
                 reason = f"{type(error).__name__}, see error.txt in the unit's folder"
-                one.ledger.record_failure(one.unit, reason, final=False)
+                one.ledger.record_failure(one.unit, reason, "retry")
             raise  # ends the process: nothing of a broken one, a CUDA context say, reaches the next unit
         for one in pack:
             if why := failed.get(one):
-                one.ledger.record_failure(one.unit, str(why), final=True)
+                one.ledger.record_failure(one.unit, str(why), "hopeless" if _is_hopeless(why) else "final")
             else:
                 one.ledger.finish(one.unit)
 
     def _train(self, begun: dict[Work, Path]) -> dict[Work, Exception | None]:
-        """Why training diverged, by unit; None or no entry where it did not."""
+        """Why training diverged or is hopeless, by unit; None or no entry where it ended well."""
         # Imported by the worker alone: the driver never pays for torch.
         from sweep.node_copy import on_own_disk
         from sweep.train_fold import Task, train_pack
 
         # What has its last file was killed before its DONE.
         tasks = {
-            one: Task(one.configuration, one.fold, folder, one.split)
+            one: Task(one.configuration, one.fold, folder, one.split, one.hopeless_below)
             for one, folder in begun.items()
             if not (folder / "result.json").exists()
         }

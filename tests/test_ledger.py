@@ -59,15 +59,15 @@ def test_units_of_other_splits_folds_and_configurations_are_apart(ledger: Ledger
 
 def test_a_failure_is_told_once_and_a_dead_worker_tells_nothing(ledger: Ledger) -> None:
     ledger.begin(UNIT)
-    ledger.record_failure(UNIT, "training diverged", final=True)
-    assert ledger.take_failure(UNIT) == ("training diverged", True)
-    reason, final = ledger.take_failure(UNIT)
-    assert "died" in reason and not final
+    ledger.record_failure(UNIT, "training diverged", "final")
+    assert ledger.take_failure(UNIT) == ("training diverged", "final")
+    reason, kind = ledger.take_failure(UNIT)
+    assert "died" in reason and kind == "retry"
 
 
 def test_a_finished_unit_keeps_no_failure(ledger: Ledger) -> None:
     ledger.begin(UNIT)
-    ledger.record_failure(UNIT, "out of memory", final=False)
+    ledger.record_failure(UNIT, "out of memory", "retry")
     ledger.finish(UNIT)
     assert not list(ledger.finished(UNIT).glob("failure*"))
 

@@ -135,6 +135,63 @@ def test_a_budget_of_hours_ends_the_sweep(tmp_path: Path) -> None:
         load_settings(["search.max_hours=1", "search.deterministic=true"])
 
 
+def test_a_small_expected_improvement_begins_no_further_configuration(tmp_path: Path) -> None:
+    counts = {}
+    for limit in ("null", "0.02", "0.0001"):
+        many = ["search.configurations=40", f"search.min_expected_improvement={limit}", "search.sampler=RandomSampler"]
+        search = open_race(tmp_path / limit, [*many, "search.racing.strategy=none"])
+        run(search, tmp_path / limit)
+        assert search.is_finished and all(candidate.is_complete for candidate in search.candidates)
+        counts[limit] = len(search.candidates)
+    assert counts["null"] == 40 and 10 <= counts["0.02"] < counts["0.0001"] <= 40
+
+
+HOPELESS = ["search.racing.hopeless_after=2", "search.configurations=14", "search.sampler=RandomSampler"]
+
+
+def open_with_curves(folder: Path) -> Search:
+    folder.mkdir(exist_ok=True)
+    settings = load_settings([*RACING, *HOPELESS])
+    study = open_study(folder / "optuna.journal", "test", settings.own_values())
+    ledger = Ledger(folder / "ledger", "split")
+    return Search(settings, study, ledger, FOLDS, score, inner_aucs=lambda _: np.array([0.5, 0.7, 0.8]))
+
+
+def test_a_hopeless_first_fold_drops_its_configuration_for_good(tmp_path: Path) -> None:
+    search = open_with_curves(tmp_path)
+    for _ in range(10):
+        unit = search.next_unit()
+        assert unit
+        assert search.hopeless_below(*unit) == (), "too few have finished it"
+        finish(search, tmp_path, *unit)
+    unit = search.next_unit()
+    assert unit
+    candidate, fold = unit
+    assert candidate.number == 10
+    assert search.hopeless_below(candidate, fold) == pytest.approx((-np.inf, 0.7, 0.8))
+    assert search.hopeless_below(search.candidates[0], fold) == (), "the race knows more of what has a fold"
+    search.hopeless(candidate, fold, "inner AUC 0.51")
+    assert (candidate.state, candidate.why_dropped) == ("pruned", f"fold {fold} is hopeless: inner AUC 0.51")
+    again = open_with_curves(tmp_path)
+    assert fate(again)[10] == ("pruned", f"fold {fold} is hopeless: inner AUC 0.51", [], dict(candidate.values))
+    rest = run(again, tmp_path)
+    assert again.is_finished and 10 not in {number for number, _ in rest}
+    assert again.best and again.best.number != 10
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("search.racing.strategy=none", r"ends folds of a race; write search\.racing\.strategy=posterior"),
+        ("training.early_stopping=none", r"write training\.early_stopping=inner"),
+        ("search.deterministic=true", r"write deterministic=false"),
+    ],
+)
+def test_what_hopeless_folds_need(override: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=r"^search\.racing\.hopeless_after=2: .*" + message):
+        load_settings([*RACING, "search.racing.hopeless_after=2", override])
+
+
 CONDITIONAL = [
     "search/space=none",
     "search.space.model.optimizer={choices: [adam, adamw]}",

@@ -10,7 +10,15 @@ from optuna.pruners import WilcoxonPruner
 
 from benchmarks.search_cost import Table, replay, simulate
 from sweep.patient_metrics import Array, auc, delong_variance, placements
-from sweep.racing import STRATEGIES, Evidence, fold_influence, predicted_means
+from sweep.racing import (
+    STRATEGIES,
+    Evidence,
+    chance_above,
+    expected_improvement,
+    fold_influence,
+    hopeless_below,
+    predicted_means,
+)
 from sweep.settings import Racing
 
 NAMES = sorted(STRATEGIES)
@@ -167,3 +175,62 @@ def test_shrinkage_orders_equals_by_their_folds() -> None:
 def test_the_tables_of_the_benchmark_hold_aucs(source: Table) -> None:
     assert np.all((source.auc >= 0) & (source.auc <= 1))
     assert auc(np.array([0, 1]), np.array([0.0, 1.0])) == 1
+
+
+def test_the_chance_to_end_above_is_that_of_simulated_folds() -> None:
+    """Folds left with a mean that is beta distributed, by drawing them."""
+    random = np.random.default_rng(11)
+    auc_of = np.array([[0.9, 0.8, np.nan, np.nan], [0.95, np.nan, np.nan, np.nan], [0.9, 0.9, 0.9, 0.9]])
+    mean, error = np.array([0.87, 0.9, 0.9]), np.array([0.02, 0.05, 0.0])
+    found = chance_above(0.9, auc_of, mean, error)
+    for row, left in ((0, 2), (1, 3)):
+        expected = (4 * mean[row] - np.nansum(auc_of[row])) / left
+        size = expected * (1 - expected) / (4 * error[row] / left) ** 2 - 1
+        drawn = random.beta(expected * size, (1 - expected) * size, 200_000)
+        assert found[row] == pytest.approx(np.mean(np.nansum(auc_of[row]) + left * drawn > 3.6), abs=0.005)
+    assert found[2] == 0
+
+
+def test_what_only_more_than_auc_1_would_reach_has_no_chance() -> None:
+    auc_of = np.array([[0.5, 0.5, np.nan, np.nan]])
+    assert chance_above(0.76, auc_of, np.array([0.7]), np.array([0.1])) == 0
+    assert chance_above(0.74, auc_of, np.array([0.7]), np.array([0.1])) > 0
+
+
+def test_a_training_is_hopeless_if_the_largest_gain_would_leave_it_below_all() -> None:
+    curves = [np.array([0.5, 0.6, 0.8]), np.array([0.7, 0.65, 0.75])] * 5
+    assert hopeless_below(curves[:9], 1) == ()
+    # At the end the least is 0.75; the first kind still gained 0.3 and 0.2 after the first and second epoch.
+    assert hopeless_below(curves, 1) == pytest.approx((0.45, 0.55, 0.75))
+    assert hopeless_below(curves, 3) == pytest.approx((-np.inf, -np.inf, 0.75))
+
+
+def test_a_training_like_a_finished_one_is_never_hopeless() -> None:
+    random = np.random.default_rng(5)
+    curves = [random.uniform(0.5, 1, random.integers(3, 9)) for _ in range(12)]
+    least = np.array(hopeless_below(curves, 1))
+    for curve in curves:
+        assert (np.maximum.accumulate(curve) >= least[: len(curve)] - 1e-12).all()
+
+
+def test_expected_improvement_is_the_mean_gain_of_a_further_configuration() -> None:
+    """Configurations drawn like the model's, all complete: by drawing further ones."""
+    random = np.random.default_rng(3)
+    difficulty, best = random.normal(0, 0.05, 10), -1.0
+    auc_of = 0.8 + random.normal(0, 0.04, (60, 1)) + difficulty + random.normal(0, 0.02, (60, 10))
+    best = auc_of.mean(axis=1).max()
+    means = 0.8 + random.normal(0, 0.04, 200_000) + difficulty.mean() + random.normal(0, 0.02 / 10**0.5, 200_000)
+    evidence = Evidence(auc_of, np.zeros((60, 0)), np.zeros(0, int), np.ones(60, bool))
+    assert expected_improvement(evidence) == pytest.approx(np.maximum(means - best, 0).mean(), rel=0.5, abs=1e-5)
+    better = np.vstack([auc_of, np.full(10, best + 0.1)])
+    above_all = Evidence(better, np.zeros((61, 0)), np.zeros(0, int), np.ones(61, bool))
+    assert expected_improvement(above_all) < expected_improvement(evidence) / 5
+
+
+def test_expected_improvement_needs_ten_configurations_and_a_complete_one() -> None:
+    auc_of = np.random.default_rng(3).uniform(0.7, 0.9, (12, 4))
+    evidence = Evidence(auc_of, np.zeros((12, 0)), np.zeros(0, int), np.ones(12, bool))
+    assert expected_improvement(evidence) < 0.1
+    few = replace(evidence, auc=auc_of[:9], alive=evidence.alive[:9])
+    incomplete = replace(evidence, auc=np.where(np.arange(4) < 3, auc_of, np.nan))
+    assert expected_improvement(few) == expected_improvement(incomplete) == float("inf")

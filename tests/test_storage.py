@@ -133,10 +133,10 @@ def test_a_failure_is_told_to_the_driver_once(bucket: str) -> None:
     with at_hand(url) as driver:
         with at_hand(url, None) as scratch:
             Ledger(scratch / "ledger", "split").begin(UNIT)
-            Ledger(scratch / "ledger", "split").record_failure(UNIT, "diverged", final=True)
+            Ledger(scratch / "ledger", "split").record_failure(UNIT, "diverged", "final")
         ledger = Ledger(driver / "ledger", "split")
         ledger.fetch(UNIT)
-        assert ledger.take_failure(UNIT) == ("diverged", True)
+        assert ledger.take_failure(UNIT) == ("diverged", "final")
         ledger.fetch(UNIT)
         assert "died" in ledger.take_failure(UNIT)[0]
 

@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 
 from datasets.patches import PatchStore
-from lightning_modules.checkpoint import EpochCheckpoint, TrainingDivergedError
+from lightning_modules.checkpoint import EpochCheckpoint, HopelessError, TrainingDivergedError
 from lightning_modules.fold_training import FoldTraining
 from sweep.compose import load_settings
 from sweep.settings import Configuration
@@ -247,3 +247,19 @@ def test_a_units_seed_depends_on_sweep_seed_configuration_and_fold() -> None:
     }
     assert len(seeds) == 4
     assert unit_seed(configuration(), 0) == unit_seed(configuration(), 0)
+
+
+def test_a_hopeless_fold_ends_early_with_partial_predictions_and_leaves_its_packmate_alone(
+    trained: Path, store: PatchStore, split: Path, tmp_path: Path
+) -> None:
+    hopeless = Task(configuration(), 1, tmp_path / "hopeless", split, hopeless_below=(-1.0, 1.5))
+    beside = Task(configuration(), 0, tmp_path / "beside", split, hopeless_below=(0.0,))
+    why, none = train_pack([hopeless, beside], store)
+    assert isinstance(why, HopelessError) and "after 2 epochs, below the 1.500" in str(why) and none is None
+    assert same_bytes(tmp_path / "beside", trained)
+    left = {path.name for path in hopeless.folder.iterdir()}
+    assert left == {"curve.csv", "last.ckpt", "partial_predictions.parquet"}
+    table = pd.read_csv(split)
+    partial = pd.read_parquet(hopeless.folder / "partial_predictions.parquet")
+    assert set(partial["patient_id"]) == set(table.loc[table["fold"] == 1, "patient_id"])
+    assert len(pd.read_csv(hopeless.folder / "curve.csv")) == 2

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
@@ -18,7 +20,7 @@ from datasets.patches import PatchStore
 from sweep.compose import load_settings
 from sweep.ledger import Ledger
 from sweep.proposals import open_study
-from sweep.run_folder import held_out_auc
+from sweep.run_folder import RunFolder, held_out_auc, write_tables
 from sweep.search import Candidate, Search
 from sweep.settings import Settings, SettingsError
 from sweep.tune_adapter import fold_resources, pack_size, run_units, trial_resources
@@ -50,13 +52,13 @@ class Sweep:
         self.after_fold()
 
 
-def open_sweep(folder: Path, overrides: Sequence[str] = ()) -> Sweep:
+def open_sweep(folder: Path, overrides: Sequence[str] = (), **more: Any) -> Sweep:
     settings = load_settings([*QUICK, f"folds.count={FOLDS}", "search.configurations=2", *overrides])
     store = write_store(folder / "store")
     table = write_split(folder / "split.csv", store, FOLDS)
     ledger = Ledger(folder / "ledger", split_digest(table))
     study = open_study(folder / "optuna.journal", "test", settings.own_values())
-    search = Search(settings, study, ledger, FOLDS, lambda unit: held_out_auc(ledger, unit))
+    search = Search(settings, study, ledger, FOLDS, lambda unit: held_out_auc(ledger, unit), **more)
     return Sweep(settings, store, folder / "split.csv", ledger, search)
 
 
@@ -121,6 +123,24 @@ def test_a_sweep_survives_an_interruption_and_killed_workers(tmp_path: Path) -> 
         assert (alone / name).read_bytes() == (resumed.ledger.finished(first.unit(1)) / name).read_bytes(), (
             "a fold depends on where it was trained"
         )
+
+
+def test_a_hopeless_unit_ends_its_configuration_and_counts_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One worker; once configuration 0 has a fold, no inner AUC is high enough for the next one's."""
+    monkeypatch.setattr("sweep.racing.FEWEST_CURVES", 1)
+    racing = ["search.racing.strategy=lossless", "search.racing.hopeless_after=1", "resources.cpus_per_fold=2"]
+    sweep = open_sweep(tmp_path, [*NARROW, *racing], inner_aucs=lambda _: np.array([1.5]))
+    sweep.run()
+    first, second = sweep.search.candidates
+    assert sweep.search.is_finished and first.is_complete and not second.fold_aucs
+    assert second.state == "pruned" and "is hopeless: inner AUC" in second.why_dropped
+    (fold,) = {fold for number, fold in sweep.events if number == 1}
+    assert not sweep.ledger.is_done(second.unit(fold))
+    assert (sweep.ledger.partial(second.unit(fold)) / "partial_predictions.parquet").exists()
+    write_tables(RunFolder(tmp_path), sweep.ledger, sweep.search.candidates, sweep.settings.evaluation)
+    assert set(pd.read_parquet(tmp_path / "predictions.parquet")["configuration"]) == {0}
 
 
 def open_sweep_again(folder: Path) -> Sweep:
