@@ -6,7 +6,7 @@ the ledger.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isnan, nan
@@ -87,10 +87,6 @@ class Candidate:
         defined = [auc for auc in self.fold_aucs.values() if not isnan(auc)]
         return sum(defined) / len(defined) if defined else float("nan")
 
-    def waiting_folds(self) -> set[int]:
-        out = self.failures or self.dropped
-        return set() if out else set(range(self.folds)) - self.fold_aucs.keys() - self.running
-
 
 class Search:
     """The state of a sweep: `next_unit` hands out work, `succeeded` and `failed` take the outcome."""
@@ -128,10 +124,17 @@ class Search:
         self._wave: list[tuple[Candidate, int]] = []
         self.candidates: list[Candidate] = []
         self._equals = defaultdict[str, list[Candidate]](list)
-        # Filled as folds are revealed, a row per candidate: no decision walks through all folds again.
-        self._aucs = np.full((max(settings.search.configurations, len(self._recorded)), folds), np.nan)
+        # Filled as folds begin and end, a row per candidate: no decision walks through all folds again. Two candidates
+        # may be equal where few values can be chosen: a unit under way stands in the earliest one's row, `_shared`.
+        shape = max(settings.search.configurations, len(self._recorded)), folds
+        self._aucs, self._finished, self._under_way = (
+            np.full(shape, np.nan),
+            np.zeros(shape, bool),
+            np.zeros(shape, bool),
+        )
+        self._alive, self._shared = np.ones(shape[0], bool), np.arange(shape[0])
         self._influences: dict[int, Array] = {}
-        self._without_auc, self._done = set[int](), dict[Unit, float]()
+        self._without_auc, self._done, self._used_hours = set[int](), set[Unit](), 0.0
         if settings.search.deterministic:
             self._plan_waves()
         else:
@@ -152,13 +155,18 @@ class Search:
     @property
     def is_finished(self) -> bool:
         """All configurations are complete, dropped or failed, and nothing runs."""
-        return not self._may_ask and not any(c.running or c.waiting_folds() for c in self.candidates)
+        return not self._may_ask and not self._under_way.any() and not self._waiting().any()
 
     @property
     def best(self) -> Candidate | None:
         """The complete configuration with the highest mean of folds' AUCs, the earliest of equals."""
         complete = [candidate for candidate in self.candidates if candidate.is_complete]
         return max(complete, key=lambda candidate: (candidate.mean_fold_auc, -candidate.number), default=None)
+
+    def returned(self, candidate: Candidate, fold: int) -> None:
+        """A unit was handed out and has no outcome: it waits again, without a try of its own."""
+        candidate.running.discard(fold)
+        self._under_way[self._shared[candidate.number], fold] = False
 
     def succeeded(self, candidate: Candidate, fold: int) -> None:
         """A unit's results stand in the ledger."""
@@ -167,18 +175,18 @@ class Search:
 
     def failed(self, candidate: Candidate, fold: int, reason: str, *, final: bool = False) -> None:
         """A try of a unit failed: it waits for the next one, or, with none left or `final`, its configuration fails."""
-        candidate.running.discard(fold)
+        self.returned(candidate, fold)
         candidate.tries[fold] = candidate.tries.get(fold, 0) + 1
         candidate.last_failure = reason
         if final or candidate.tries[fold] >= self._settings.resources.tries:
-            candidate.failures[fold] = reason
+            candidate.failures[fold], self._alive[candidate.number] = reason, False
             self._wave = [unit for unit in self._wave if unit[0] is not candidate or unit[1] in candidate.running]
             self._tell(candidate, TrialState.FAIL)
             self._go_on()
 
     def hopeless(self, candidate: Candidate, fold: int, reason: str) -> None:
         """A unit was ended as hopeless: its configuration, and what equals it, is out of the race."""
-        candidate.running.discard(fold)
+        self.returned(candidate, fold)
         for equal in self._equals[candidate.configuration.digest]:
             self._drop(equal, Drop(equal.number, equal.number, nan, nan, nan, f"fold {fold} is hopeless: {reason}"))
         self._go_on()
@@ -204,15 +212,18 @@ class Search:
         asked = self._settings.search
         if not (asked.max_folds or asked.max_hours):
             return ""
-        if asked.max_folds and len(self._done) + len(self._under_way() - self._done.keys()) >= asked.max_folds:
+        under_way = np.count_nonzero(self._under_way & ~self._finished)
+        if asked.max_folds and len(self._done) + under_way >= asked.max_folds:
             return f"search.max_folds={asked.max_folds} is used up"
-        hours = sum(self._done.values()) if asked.max_hours else 0
-        return f"search.max_hours={asked.max_hours} is used up" if asked.max_hours and hours >= asked.max_hours else ""
+        spent = asked.max_hours and self._used_hours >= asked.max_hours
+        return f"search.max_hours={asked.max_hours} is used up" if spent else ""
 
-    def _under_way(self) -> set[Unit]:
-        # Two configurations may be equal where few values can be chosen: one unit, trained once.
-        running = {candidate.unit(fold) for candidate in self.candidates for fold in candidate.running}
-        return running | {candidate.unit(fold) for candidate, fold in self._wave}
+    def _waiting(self) -> Array:
+        """(C, K): folds of the candidates in the race that can be started."""
+        rows = slice(len(self.candidates))
+        started = self._finished[rows] | self._under_way[self._shared[rows]]
+        waiting: Array = ~started & self._alive[rows, None]
+        return waiting
 
     def _go_on(self) -> None:
         if not self._settings.search.deterministic:
@@ -226,6 +237,7 @@ class Search:
         The ledger may be ahead, after a resumption: what a wave finds there counts as done, and nothing else does.
         """
         while not self._wave:
+            self._under_way[:] = False  # the last wave's units of a configuration that failed
             self._judge()
             while len(self._wave) < self._folds and (unit := self._choose()):
                 self._wave.append(unit)
@@ -236,7 +248,7 @@ class Search:
                     self._reveal(candidate, fold)
 
     def _reveal(self, candidate: Candidate, fold: int) -> None:
-        candidate.running.discard(fold)
+        self.returned(candidate, fold)
         auc = self._score(candidate.unit(fold))
         for equal in self._equals[candidate.configuration.digest]:
             self._note(equal, fold, auc)
@@ -246,7 +258,10 @@ class Search:
     def _note(self, candidate: Candidate, fold: int, auc: float) -> None:
         unit, row = candidate.unit(fold), candidate.number
         candidate.fold_aucs[fold] = self._aucs[row, fold] = auc
-        self._done[unit] = self._hours(unit) if self._settings.search.max_hours else 0.0
+        self._finished[row, fold] = True
+        if self._settings.search.max_hours and unit not in self._done:
+            self._used_hours += self._hours(unit)
+        self._done.add(unit)
         if isnan(auc):
             self._without_auc.add(fold)
         if self._inner_aucs:
@@ -256,33 +271,32 @@ class Search:
             self._influences.setdefault(fold, np.zeros((len(self._aucs), len(influence))))[row] = influence
 
     def _choose(self) -> tuple[Candidate, int] | None:
-        verdict, columns, taken = self._verdict(), self._columns(), self._under_way()
-        order = [columns[column] for column in verdict.folds]
-        order += [fold for fold in self._order if fold not in order]
-        for row in self._by_worth(verdict.value, taken):
-            if is_new := row == len(self.candidates):
-                self.candidates.append(self._ask())
-            candidate = self.candidates[row]
-            waiting = candidate.waiting_folds()
-            for fold in order:
-                if fold in waiting and candidate.unit(fold) not in taken:
-                    return candidate, fold
-            if is_new:  # equal to another one
+        verdict, columns, waiting = self._verdict(), self._columns(), self._waiting()
+        worth = self._worth(verdict.value)
+        worth[: len(waiting)][~waiting.any(axis=1)] = -np.inf
+        row = int(np.argmax(worth))
+        if worth[row] == -np.inf:
+            return None
+        if row == len(self.candidates):
+            self.candidates.append(self._ask())
+            waiting = self._waiting()
+            if not waiting[row].any():  # equal to another one
                 return self._choose()
-        return None
+        candidate, order = self.candidates[row], [columns[column] for column in verdict.folds]
+        fold = next(fold for fold in dict.fromkeys(order + self._order) if waiting[row, fold])
+        self._under_way[self._shared[row], fold] = True
+        return candidate, fold
 
-    def _by_worth(self, value: Array, taken: set[Unit]) -> list[int]:
-        """Rows, the most valuable next fold first; a fold in training makes a configuration's next one worth less.
+    def _worth(self, value: Array) -> Array:
+        """Of the next fold in every row; a fold in training makes a configuration's next one worth less.
 
         By the square: then many workers spend the fewest folds on what is dropped soon (docs/measurements.md).
         """
-        busy = Counter(unit.configuration for unit in taken)
-        under_way = np.zeros(len(value))
-        under_way[: len(self.candidates)] = [busy[candidate.configuration.digest] for candidate in self.candidates]
+        under_way = self._under_way[self._shared[: len(value)]].sum(axis=1)
         worth = np.where(value > 0, value / (1 + under_way) ** 2, value)
         if self._settings.search.sampler in UNLEARNING_SAMPLERS and self._may_ask and worth.max() > 0:
             worth[-1] = np.inf
-        return [int(row) for row in np.argsort(-worth, kind="stable") if worth[row] > -np.inf]
+        return worth
 
     def _judge(self) -> None:
         for drop in self._verdict().drops:
@@ -291,17 +305,16 @@ class Search:
                 self._drop(candidate, drop)
 
     def _drop(self, candidate: Candidate, drop: Drop) -> None:
-        candidate.dropped = drop
+        candidate.dropped, self._alive[candidate.number] = drop, False
         self._study._storage.set_trial_user_attr(self._trial_id(candidate), "dropped", list(drop))
         self._tell(candidate, TrialState.PRUNED)
 
     def _verdict(self) -> Verdict:
         racing = self._settings.search.racing
-        begun = any(candidate.fold_aucs for candidate in self.candidates)
         if spent := self._spent():
             return out_of_budget(self._evidence(newcomers=0), spent)
         evidence = self._evidence(newcomers=int(self._may_ask))
-        return STRATEGIES[racing.strategy if begun else "none"](evidence, racing.alpha)
+        return STRATEGIES[racing.strategy if self._done else "none"](evidence, racing.alpha)
 
     def _columns(self) -> list[int]:
         """Folds in the shared order, without those that turned out to hold one class."""
@@ -310,11 +323,10 @@ class Search:
     def _evidence(self, newcomers: int) -> Evidence:
         columns = self._columns()
         auc = self._aucs[: len(self.candidates) + newcomers, columns]
-        alive = [c.dropped is None and not c.failures for c in self.candidates] + [True] * newcomers
         none = np.zeros((len(auc), 0))
         influences = [self._influences.get(fold, none)[: len(auc)] for fold in columns]
         fold = np.repeat(np.arange(len(columns)), [one.shape[1] for one in influences])
-        return Evidence(auc, np.hstack([none, *influences]), fold, np.array(alive, bool), last=not newcomers)
+        return Evidence(auc, np.hstack([none, *influences]), fold, self._alive[: len(auc)], last=not newcomers)
 
     def _ask(self) -> Candidate:
         number = len(self.candidates)
@@ -325,14 +337,16 @@ class Search:
     def _candidate(self, trial: optuna.Trial | FrozenTrial) -> Candidate:
         values = self._settings.own_values() | trial.params  # where a condition is not fulfilled, the own value stands
         candidate = Candidate(trial.number, values, self._settings.configuration(values), self._folds)
-        self._equals[candidate.configuration.digest].append(candidate)
+        equals = self._equals[candidate.configuration.digest]
+        equals.append(candidate)
+        self._shared[trial.number] = equals[0].number
         if self._settings.search.deterministic:
             return candidate
         for fold in range(candidate.folds):
             if self._ledger.is_done(candidate.unit(fold)):
                 self._note(candidate, fold, self._score(candidate.unit(fold)))
         if "dropped" in trial.user_attrs:
-            candidate.dropped = Drop(*trial.user_attrs["dropped"])
+            candidate.dropped, self._alive[trial.number] = Drop(*trial.user_attrs["dropped"]), False
         self._report(candidate)
         return candidate
 

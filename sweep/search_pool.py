@@ -52,6 +52,9 @@ class SearchPool:
         """Where a candidate that was handed out belongs."""
         return self._handed_out[id(candidate)]
 
+    def returned(self, candidate: Candidate, fold: int) -> None:
+        self.stage(candidate).search.returned(candidate, fold)
+
     def succeeded(self, candidate: Candidate, fold: int) -> None:
         self.stage(candidate).search.succeeded(candidate, fold)
 

@@ -91,7 +91,7 @@ class UnitSearcher(Searcher):
             if was_retry or self._watch.avoiding or self.error or not (pack := self._next_pack()):
                 return True
             if _is_retry(pack):  # for a worker with more room
-                pack[0][0].running.discard(pack[0][1])
+                self._search.returned(*pack[0])
                 return True
             self._packs[trial_id] = pack
             self._watch.actors[trial_id].reset_config.remote(self._config(pack))
@@ -145,7 +145,7 @@ class UnitSearcher(Searcher):
             self._search.succeeded(candidate, fold)
         elif node and node not in living_nodes():
             log.warning("configuration %d fold %d goes on elsewhere: its node is gone", candidate.number, fold)
-            candidate.running.discard(fold)  # no try of its own: machines that come and go must not fail it
+            self._search.returned(candidate, fold)  # no try of its own: machines that come and go must not fail it
             return
         else:
             reason, kind = ledger.take_failure(unit)
