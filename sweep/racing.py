@@ -200,10 +200,14 @@ def posterior(evidence: Evidence, alpha: float) -> Verdict:
         sure = evidence.alive[rows] & evidence.done[rows].any(axis=1)
         sure &= finished | (np.cumsum(above[rows]) <= alpha * EARLY_SHARE)
         drops = [
-            _drop(int(row), leader, float(difference[row]), float(error[row]), f"chance to win {above[row]:.2g}")
+            _drop(int(row), leader, float(difference[row]), float(error[row]), _chance(float(above[row])))
             for row in rows[sure]
         ]
     return Verdict(drops, above, folds)
+
+
+def _chance(above: float) -> str:
+    return f"chance to win {above:.2g}" if above else "no chance, as no AUC exceeds 1 in the folds left"
 
 
 def chance_above(threshold: float, auc: Array, mean: Array, error: Array) -> Array:

@@ -271,9 +271,10 @@ class Search:
             self._influences.setdefault(fold, np.zeros((len(self._aucs), len(influence))))[row] = influence
 
     def _choose(self) -> tuple[Candidate, int] | None:
-        verdict, columns, waiting = self._verdict(), self._columns(), self._waiting()
+        verdict, columns, waiting = self._judge(), self._columns(), self._waiting()
         worth = self._worth(verdict.value)
         worth[: len(waiting)][~waiting.any(axis=1)] = -np.inf
+        worth[[drop.row for drop in verdict.drops]] = -np.inf
         row = int(np.argmax(worth))
         if worth[row] == -np.inf:
             return None
@@ -298,11 +299,13 @@ class Search:
             worth[-1] = np.inf
         return worth
 
-    def _judge(self) -> None:
-        for drop in self._verdict().drops:
-            candidate = self.candidates[drop.row]
-            if not candidate.running:
-                self._drop(candidate, drop)
+    def _judge(self) -> Verdict:
+        """Drop what the race can do without, or if its folds are in training give it no others and wait for them."""
+        verdict = self._verdict()
+        for drop in verdict.drops:
+            if not self.candidates[drop.row].running:
+                self._drop(self.candidates[drop.row], drop)
+        return verdict
 
     def _drop(self, candidate: Candidate, drop: Drop) -> None:
         candidate.dropped, self._alive[candidate.number] = drop, False

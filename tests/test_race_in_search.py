@@ -247,6 +247,21 @@ def test_dropped_with_a_fold_in_training_is_decided_when_it_ends(tmp_path: Path)
         assert not candidate.running and candidate.state in ("complete", "pruned")
 
 
+def test_what_cannot_win_gets_no_other_fold_while_one_of_its_own_is_in_training(tmp_path: Path) -> None:
+    settings = load_settings([*RACING, "search.racing.strategy=lossless", "search.configurations=2"])
+    study = open_study(tmp_path / "optuna.journal", "test", settings.own_values())
+    own = settings.configuration(settings.own_values()).digest
+    ledger = Ledger(tmp_path / "ledger", "split")
+    search = Search(settings, study, ledger, FOLDS, lambda unit: 0.9 if unit.configuration == own else 0.1)
+    run(search, tmp_path, stop_after=FOLDS)
+    first, second = search.next_unit(), search.next_unit()
+    assert first and second and first[0] is second[0] is search.candidates[1]
+    finish(search, tmp_path, *first)
+    assert search.next_unit() is None and not search.is_finished
+    finish(search, tmp_path, *second)
+    assert search.is_finished and [c.state for c in search.candidates] == ["complete", "pruned"]
+
+
 @pytest.mark.parametrize("name", ["RandomSampler", "QMCSampler", "NSGAIISampler"])
 def test_any_sampler_of_optuna_by_its_name(tmp_path: Path, name: str) -> None:
     search = open_race(tmp_path, [f"search.sampler={name}"])
