@@ -13,8 +13,9 @@ import pytest
 
 from sweep import patient_metrics, predictions
 from sweep import report as report_package
+from sweep.compose import load_settings
 from sweep.report import search_plots, write_report
-from sweep.report.page import setting_text
+from sweep.report.page import setting_text, shown_settings
 from sweep.report.tables import RunFolderError, read_run
 from tests.run_folders import keep_folds, stratified_split, synthetic_cohort, write_readers_and_features, write_run
 
@@ -329,3 +330,11 @@ def test_identifiers_stay_text(tmp_path: Path) -> None:
 )
 def test_settings_are_written_as_one_reads_them(value: object, text: str) -> None:
     assert setting_text(value) == text
+
+
+def test_a_searched_setting_is_shown_with_its_condition() -> None:
+    overrides = ["search.space.model.stem={choices: [7x7, 3x3]}"]
+    overrides += ["search.space.model.dropout={low: 0, high: 0.5, when: {model.stem: [3x3]}}"]
+    shown = dict(shown_settings(load_settings(overrides).model_dump(mode="json")))
+    assert shown["search.space.model.stem"] == "one of 7x7, 3x3"
+    assert shown["search.space.model.dropout"] == "0 to 0.5, where model.stem is 3x3"

@@ -151,9 +151,11 @@ def shown_settings(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _range(span: Mapping[str, Any]) -> str:
     if span["choices"] is not None:
-        return "one of " + ", ".join(setting_text(choice) for choice in span["choices"])
-    scale = ", log scale" if span["log"] else ""
-    return f"{setting_text(span['low'])} to {setting_text(span['high'])}{scale}"
+        values = "one of " + ", ".join(setting_text(choice) for choice in span["choices"])
+    else:
+        values = f"{setting_text(span['low'])} to {setting_text(span['high'])}{', log scale' if span['log'] else ''}"
+    asked = [f"{name} is {' or '.join(map(setting_text, choices))}" for name, choices in span["when"].items()]
+    return f"{values}, where {' and '.join(asked)}" if asked else values
 
 
 def _versions() -> list[tuple[str, str]]:
