@@ -104,7 +104,7 @@ class Search:
             self._order.sort()
         self._wave: list[tuple[Candidate, int]] = []
         self.candidates: list[Candidate] = []
-        self._equals = defaultdict[str, list[Candidate]](list)
+        self._equals, self._trial_ids = defaultdict[str, list[Candidate]](list), list[int]()
         # Filled as folds begin and end, a row per candidate: no decision walks through all folds again. Two candidates
         # may be equal where few values can be chosen: a unit under way stands in the earliest one's row, `_shared`.
         shape = max(settings.search.configurations, len(self._recorded)), folds
@@ -261,7 +261,7 @@ class Search:
             candidate = self.candidates[drop.row]
             if not candidate.running:
                 candidate.dropped, self._alive[drop.row] = drop, False
-                self._study._storage.set_trial_user_attr(self._trial_id(candidate), "dropped", list(drop))
+                self._study._storage.set_trial_user_attr(self._trial_ids[drop.row], "dropped", list(drop))
                 self._tell(candidate, TrialState.PRUNED)
 
     def _verdict(self) -> Verdict:
@@ -293,6 +293,7 @@ class Search:
         candidate = Candidate(trial.number, values, self._settings.configuration(values), self._folds)
         equals = self._equals[candidate.configuration.digest]
         equals.append(candidate)
+        self._trial_ids.append(trial._trial_id)
         self._shared[trial.number] = equals[0].number
         if self._settings.search.deterministic:
             return candidate
@@ -306,15 +307,12 @@ class Search:
 
     def _report(self, candidate: Candidate) -> None:
         """Tell Optuna the running mean, at step = folds done, and that a configuration is complete."""
-        trial = self._study.get_trials(deepcopy=False)[candidate.number]
+        trial = self._study._storage.get_trial(self._trial_ids[candidate.number])
         if not trial.state.is_finished() and not isnan(candidate.mean_fold_auc):
             step, mean = len(candidate.fold_aucs), candidate.mean_fold_auc
             self._study._storage.set_trial_intermediate_value(trial._trial_id, step, mean)
         if candidate.is_complete:
             self._tell(candidate, TrialState.COMPLETE, candidate.mean_fold_auc)
-
-    def _trial_id(self, candidate: Candidate) -> int:
-        return self._study.get_trials(deepcopy=False)[candidate.number]._trial_id
 
     def _tell(self, candidate: Candidate, state: TrialState, value: float | None = None) -> None:
         self._study.tell(candidate.number, value, state, skip_if_finished=True)
