@@ -222,7 +222,8 @@ def chance_above(threshold: float, auc: Array, mean: Array, error: Array) -> Arr
     expected = np.clip((folds * mean - known) / share, 0.02, 0.999)
     variance = np.minimum((error * folds / share) ** 2, 0.9 * expected * (1 - expected))
     size = expected * (1 - expected) / variance - 1
-    return np.where(left > 0, betaincc(expected * size, (1 - expected) * size, needed), 0.0)
+    nothing = np.zeros(len(left))
+    return np.asarray(betaincc(expected * size, (1 - expected) * size, needed, where=left > 0, out=nothing))
 
 
 def out_of_budget(evidence: Evidence, why: str) -> Verdict:

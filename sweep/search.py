@@ -115,6 +115,7 @@ class Search:
         )
         self._alive, self._shared = np.ones(shape[0], bool), np.arange(shape[0])
         self._influences: dict[int, Array] = {}
+        self._known: tuple[object, ...] = ()
         self._without_auc, self._done, self._used_hours = set[int](), set[Unit](), 0.0
         if settings.search.deterministic:
             self._plan_waves()
@@ -265,10 +266,13 @@ class Search:
                 self._tell(candidate, TrialState.PRUNED)
 
     def _verdict(self) -> Verdict:
-        racing = self._settings.search.racing
-        if spent := self._spent():
-            return out_of_budget(self._evidence(), spent)
-        return STRATEGIES[racing.strategy if self._done else "none"](self._evidence(), racing.alpha)
+        racing, spent = self._settings.search.racing, self._spent()
+        known = spent, self._may_ask, len(self.candidates), self._finished.sum(), self._alive.sum()
+        if known != self._known:  # else a decision rests on the same evidence as the last one
+            strategy, evidence = STRATEGIES[racing.strategy if self._done else "none"], self._evidence()
+            self._last_verdict = out_of_budget(evidence, spent) if spent else strategy(evidence, racing.alpha)
+            self._known = known
+        return self._last_verdict
 
     def _columns(self) -> list[int]:
         """Folds in the shared order, without those that turned out to hold one class."""
