@@ -92,11 +92,6 @@ def fold_influence(malignant: Array, benign: Array) -> tuple[Array, Array]:
     return first, second
 
 
-def none(evidence: Evidence, leader: int, row: int, alpha: float) -> Drop | None:  # noqa: ARG001
-    """Every configuration gets all folds."""
-    return None
-
-
 def paired(evidence: Evidence, leader: int, row: int, alpha: float) -> Drop | None:
     """Drop what is below the leader by a one-sided test of the paired difference on the folds that both have.
 
@@ -140,17 +135,21 @@ def forgiving(evidence: Evidence, leader: int, row: int, alpha: float) -> Drop |
     return _drop(row, leader, gap, 0.0, "mean below the leader's worst fold") if gap < 0 else None
 
 
+def none(evidence: Evidence, alpha: float) -> Verdict:  # noqa: ARG001
+    """Every configuration gets all folds, one configuration after the other."""
+    rows, columns = evidence.auc.shape
+    return Verdict([], -np.arange(rows, dtype=float), np.arange(columns))
+
+
 def against_leader(rule: Rule, evidence: Evidence, alpha: float) -> Verdict:
     """One configuration after the other gets its folds; once one is complete, the rule judges all begun ones by it."""
-    rows, columns = evidence.auc.shape
-    value, folds, leader = -np.arange(rows, dtype=float), np.arange(columns), evidence.leader
+    verdict, leader = none(evidence, alpha), evidence.leader
     if leader is None:
-        return Verdict([], value, folds)
+        return verdict
     begun = evidence.alive & evidence.done.any(axis=1) & ~evidence.done.all(axis=1)
     drops = [rule(evidence, leader, int(row), alpha) for row in np.flatnonzero(begun)]
-    if rule is lossless:
-        folds = np.argsort(evidence.auc[leader], kind="stable")
-    return Verdict([drop for drop in drops if drop], value, folds)
+    folds = np.argsort(evidence.auc[leader], kind="stable") if rule is lossless else verdict.folds
+    return Verdict([drop for drop in drops if drop], verdict.value, folds)
 
 
 def halving(evidence: Evidence, alpha: float) -> Verdict:  # noqa: ARG001
@@ -228,7 +227,8 @@ def chance_above(threshold: float, auc: Array, mean: Array, error: Array) -> Arr
     expected = np.clip((folds * mean - known) / share, 0.02, 0.999)
     variance = np.clip((error * folds / share) ** 2, 1e-12, 0.9 * expected * (1 - expected))
     size = expected * (1 - expected) / variance - 1
-    return np.where(left > 0, betaincc(expected * size, (1 - expected) * size, needed), 0.0)
+    nothing = np.zeros(len(left))
+    return np.asarray(betaincc(expected * size, (1 - expected) * size, needed, where=left > 0, out=nothing))
 
 
 def hopeless_below(curves: Sequence[Array], epochs: int) -> tuple[float, ...]:
@@ -346,9 +346,10 @@ def predicted_means(auc: Array, least: Array | float = 0.0) -> tuple[Array, Arra
 
 
 STRATEGIES: Mapping[str, Strategy] = {
+    "none": none,
     "posterior": posterior,
     "halving": halving,
-    **{rule.__name__: partial(against_leader, rule) for rule in (none, paired, lossless, wilcoxon, forgiving)},
+    **{rule.__name__: partial(against_leader, rule) for rule in (paired, lossless, wilcoxon, forgiving)},
 }
 
 

@@ -123,7 +123,7 @@ class Search:
             self._order.sort()
         self._wave: list[tuple[Candidate, int]] = []
         self.candidates: list[Candidate] = []
-        self._equals = defaultdict[str, list[Candidate]](list)
+        self._equals, self._trial_ids = defaultdict[str, list[Candidate]](list), list[int]()
         # Filled as folds begin and end, a row per candidate: no decision walks through all folds again. Two candidates
         # may be equal where few values can be chosen: a unit under way stands in the earliest one's row, `_shared`.
         shape = max(settings.search.configurations, len(self._recorded)), folds
@@ -134,6 +134,7 @@ class Search:
         )
         self._alive, self._shared = np.ones(shape[0], bool), np.arange(shape[0])
         self._influences: dict[int, Array] = {}
+        self._known: tuple[object, ...] = ()
         self._without_auc, self._done, self._used_hours = set[int](), set[Unit](), 0.0
         if settings.search.deterministic:
             self._plan_waves()
@@ -309,15 +310,18 @@ class Search:
 
     def _drop(self, candidate: Candidate, drop: Drop) -> None:
         candidate.dropped, self._alive[candidate.number] = drop, False
-        self._study._storage.set_trial_user_attr(self._trial_id(candidate), "dropped", list(drop))
+        self._study._storage.set_trial_user_attr(self._trial_ids[candidate.number], "dropped", list(drop))
         self._tell(candidate, TrialState.PRUNED)
 
     def _verdict(self) -> Verdict:
-        racing = self._settings.search.racing
-        if spent := self._spent():
-            return out_of_budget(self._evidence(newcomers=0), spent)
-        evidence = self._evidence(newcomers=int(self._may_ask))
-        return STRATEGIES[racing.strategy if self._done else "none"](evidence, racing.alpha)
+        racing, spent, may_ask = self._settings.search.racing, self._spent(), self._may_ask
+        known = spent, may_ask, len(self.candidates), self._finished.sum(), self._alive.sum()
+        if known != self._known:  # else a decision rests on the same evidence as the last one
+            strategy = STRATEGIES[racing.strategy if self._done else "none"]
+            evidence = self._evidence(newcomers=0 if spent else int(may_ask))
+            self._last_verdict = out_of_budget(evidence, spent) if spent else strategy(evidence, racing.alpha)
+            self._known = known
+        return self._last_verdict
 
     def _columns(self) -> list[int]:
         """Folds in the shared order, without those that turned out to hold one class."""
@@ -342,6 +346,7 @@ class Search:
         candidate = Candidate(trial.number, values, self._settings.configuration(values), self._folds)
         equals = self._equals[candidate.configuration.digest]
         equals.append(candidate)
+        self._trial_ids.append(trial._trial_id)
         self._shared[trial.number] = equals[0].number
         if self._settings.search.deterministic:
             return candidate
@@ -355,15 +360,12 @@ class Search:
 
     def _report(self, candidate: Candidate) -> None:
         """Tell Optuna the running mean, at step = folds done, and that a configuration is complete."""
-        trial = self._study.get_trials(deepcopy=False)[candidate.number]
+        trial = self._study._storage.get_trial(self._trial_ids[candidate.number])
         if not trial.state.is_finished() and not isnan(candidate.mean_fold_auc):
             step, mean = len(candidate.fold_aucs), candidate.mean_fold_auc
             self._study._storage.set_trial_intermediate_value(trial._trial_id, step, mean)
         if candidate.is_complete:
             self._tell(candidate, TrialState.COMPLETE, candidate.mean_fold_auc)
-
-    def _trial_id(self, candidate: Candidate) -> int:
-        return self._study.get_trials(deepcopy=False)[candidate.number]._trial_id
 
     def _tell(self, candidate: Candidate, state: TrialState, value: float | None = None) -> None:
         self._study.tell(candidate.number, value, state, skip_if_finished=True)
