@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from lightning_modules.fold_training import FoldTraining
+
+COLUMNS = ["epoch", "train_loss", "inner_loss", "inner_auc"]
 
 
 class TrainingDivergedError(ValueError):
@@ -21,8 +22,8 @@ class TrainingDivergedError(ValueError):
 class EpochCheckpoint(pl.Callback):
     """Saves a fold's epochs, remembers the best weights, stops early, and leaves the best weights in the model.
 
-    folder/last.ckpt: the fold after its last saved epoch, for `resume`; the curve and the best weights so far
-        are in it, so that it is consistent on its own.
+    folder/last.ckpt: the fold after its last saved epoch, for `resume`, unless it is over; the curve and the best
+        weights so far are in it, so that it is consistent on its own.
     folder/curve.csv: epoch, train_loss, inner_loss, inner_auc; the last two empty where there is no validation set.
 
     The best epoch has the lowest inner_loss, the earlier of equals; without a validation set it is the last one.
@@ -57,7 +58,8 @@ class EpochCheckpoint(pl.Callback):
             # Each tensor goes where its owner wants it; Adam's counters would else stay on a GPU and be waited for.
             state = torch.load(last, map_location="cpu", weights_only=True)
             self.curve, self.best_weights = state["curve"], state["best_weights"]
-            self.fold.load_state_dict(state["fold"])
+            if state["fold"]:
+                self.fold.load_state_dict(state["fold"])
             self._write_curve()
         # The run that wrote the file may have been killed between its last epoch and its end.
         self.fold.is_over = self._is_over()
@@ -100,15 +102,17 @@ class EpochCheckpoint(pl.Callback):
 
     def _save(self) -> None:
         started = time.monotonic()
-        state = {"fold": self.fold.state_dict(), "curve": self.curve, "best_weights": self.best_weights}
+        # What is over trains no more: its best weights are all that is asked of it.
+        fold = None if self.fold.is_over and self.best_weights else self.fold.state_dict()
+        state = {"fold": fold, "curve": self.curve, "best_weights": self.best_weights}
         _replace(self.folder / "last.ckpt", lambda path: torch.save(state, path))
         ended = time.monotonic()
         self._next_save = ended + (ended - started) * (1 / self.saving_share - 1)
 
     def _write_curve(self) -> None:
-        columns = ["epoch", "train_loss", "inner_loss", "inner_auc"]
-        table = pd.DataFrame(self.curve, columns=columns).astype({"epoch": int})
-        _replace(self.folder / "curve.csv", lambda path: table.to_csv(path, index=False))
+        lines = [["" if math.isnan(row[name]) else repr(row[name]) for name in COLUMNS] for row in self.curve]
+        text = "".join(",".join(line) + "\n" for line in [COLUMNS, *lines])
+        _replace(self.folder / "curve.csv", lambda path: path.write_text(text))
 
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:
