@@ -51,17 +51,18 @@ class FoldData:
         inner_fraction: share of the training patients in the inner validation split, which `seed` decides, alike for
             all configurations; `order_seed` decides the order of the samples.
         """
-        by_patient = split.set_index("patient_id")
-        patient_id = lesions["patient_id"]
-        self.label: NDArray[np.float32] = patient_id.map(by_patient["label"]).to_numpy(np.float32)
-        self.patient: NDArray[np.int64] = by_patient.index.get_indexer(pd.Index(patient_id)).astype(np.int64)
-        held_out = (patient_id.map(by_patient["fold"]) == fold).to_numpy()
+        patients = pd.Index(split["patient_id"])
+        self.patient: NDArray[np.int64] = patients.get_indexer(pd.Index(lesions["patient_id"])).astype(np.int64)
+        known = self.patient >= 0
+        self.label: NDArray[np.float32] = np.where(known, split["label"].to_numpy(np.float32)[self.patient], np.nan)
+        held_out = known & (split["fold"].to_numpy() == fold)[self.patient]
         inner = np.zeros_like(held_out)
         if early_stopping == "inner":
-            inner = patient_id.isin(inner_validation(split, fold, inner_fraction, seed)).to_numpy()
+            chosen = inner_validation(split, fold, inner_fraction, seed)
+            inner = known & patients.isin(chosen)[self.patient]
         self.held_out_rows = np.flatnonzero(held_out)
         self.inner_rows = np.flatnonzero(inner)
-        self.training_rows = np.flatnonzero(patient_id.isin(by_patient.index).to_numpy() & ~held_out & ~inner)
+        self.training_rows = np.flatnonzero(known & ~held_out & ~inner)
         self.validation_rows = self.held_out_rows if early_stopping == "scored_fold" else self.inner_rows
         factors = np.where(self.label[self.training_rows] == 1, malignant_factor, benign_factor)
         self._repeated = np.repeat(self.training_rows, factors)

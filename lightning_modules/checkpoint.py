@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from lightning_modules.fold_training import FoldTraining
+
+COLUMNS = ["epoch", "train_loss", "inner_loss", "inner_auc"]
 
 
 class TrainingDivergedError(ValueError):
@@ -19,14 +20,14 @@ class TrainingDivergedError(ValueError):
 
 
 class HopelessError(ValueError):
-    """The fold is below all finished trainings of it."""
+    """The fold will hardly reach any finished training of it."""
 
 
 class EpochCheckpoint(pl.Callback):
     """Saves a fold's epochs, remembers the best weights, stops early, and leaves the best weights in the model.
 
-    folder/last.ckpt: the fold after its last saved epoch, for `resume`; the curve and the best weights so far
-        are in it, so that it is consistent on its own.
+    folder/last.ckpt: the fold after its last saved epoch, for `resume`, unless it is over; the curve and the best
+        weights so far are in it, so that it is consistent on its own.
     folder/curve.csv: epoch, train_loss, inner_loss, inner_auc; the last two empty where there is no validation set.
 
     The best epoch has the lowest inner_loss, the earlier of equals; without a validation set it is the last one.
@@ -71,7 +72,8 @@ class EpochCheckpoint(pl.Callback):
             # Each tensor goes where its owner wants it; Adam's counters would else stay on a GPU and be waited for.
             state = torch.load(last, map_location="cpu", weights_only=True)
             self.curve, self.best_weights = state["curve"], state["best_weights"]
-            self.fold.load_state_dict(state["fold"])
+            if state["fold"]:
+                self.fold.load_state_dict(state["fold"])
             self._write_curve()
         # The run that wrote the file may have been killed between its last epoch and its end.
         self.fold.is_over = self._is_over()
@@ -98,7 +100,7 @@ class EpochCheckpoint(pl.Callback):
 
         Raises:
             TrainingDivergedError: the losses are no numbers.
-            HopelessError: the fold is below all finished trainings of it; it has its best weights so far.
+            HopelessError: the fold will hardly reach any finished training of it; it has its best weights so far.
         """
         if self.failure is None and not self.best_weights and len(self.fold.samples.validation_rows):
             self._fail("inner_loss was never a number")
@@ -117,10 +119,8 @@ class EpochCheckpoint(pl.Callback):
         epochs, reached = len(self.curve), max(row["inner_auc"] for row in self.curve)
         least = self.hopeless_below[min(epochs, len(self.hopeless_below)) - 1]
         if reached < least:
-            why = (
-                f"inner AUC {reached:.3f} after {epochs} epochs, below the {least:.3f} that every finished training had"
-            )
-            self.failure = HopelessError(why)
+            needed = f"where {least:.3f} could still reach the lowest finished training"
+            self.failure = HopelessError(f"inner AUC {reached:.3f} after {epochs} epochs, {needed}")
             self.fold.is_over = True
 
     def _fail(self, what: str) -> None:
@@ -129,15 +129,17 @@ class EpochCheckpoint(pl.Callback):
 
     def _save(self) -> None:
         started = time.monotonic()
-        state = {"fold": self.fold.state_dict(), "curve": self.curve, "best_weights": self.best_weights}
+        # What is over trains no more: its best weights are all that is asked of it.
+        fold = None if self._is_over() and self.best_weights else self.fold.state_dict()
+        state = {"fold": fold, "curve": self.curve, "best_weights": self.best_weights}
         _replace(self.folder / "last.ckpt", lambda path: torch.save(state, path))
         ended = time.monotonic()
         self._next_save = ended + (ended - started) * (1 / self.saving_share - 1)
 
     def _write_curve(self) -> None:
-        columns = ["epoch", "train_loss", "inner_loss", "inner_auc"]
-        table = pd.DataFrame(self.curve, columns=columns).astype({"epoch": int})
-        _replace(self.folder / "curve.csv", lambda path: table.to_csv(path, index=False))
+        lines = [["" if math.isnan(row[name]) else repr(row[name]) for name in COLUMNS] for row in self.curve]
+        text = "".join(",".join(line) + "\n" for line in [COLUMNS, *lines])
+        _replace(self.folder / "curve.csv", lambda path: path.write_text(text))
 
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:

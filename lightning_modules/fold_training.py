@@ -123,7 +123,7 @@ class FoldTraining:
     def _step(self, size: int) -> None:
         batch = self._position + self._offsets[:size]
         rows = self._order[batch]
-        logits = self.classifier(self.samples.patches[rows], self._thetas[batch])
+        logits = self.classifier(self.samples.patches.index_select(0, rows), self._thetas[batch])
         loss = F.binary_cross_entropy_with_logits(logits, self._label[rows].to(logits.dtype))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -135,9 +135,9 @@ class FoldTraining:
         """Logits (R,) of `rows` (R,) of the patches, without augmentation and dropout."""
         self.classifier.eval()
         with self._on_stream(), torch.no_grad():
-            patches = self.samples.patches
             parts = torch.split(rows.to(self.device), 4 * self.samples.batch_sizes[0])
-            return torch.cat([self.classifier(patches[part], identity_affine(len(part))) for part in parts])
+            patches = (self.samples.patches.index_select(0, part) for part in parts)
+            return torch.cat([self.classifier(each, identity_affine(len(each))) for each in patches])
 
     def end_epoch(self) -> dict[str, float]:
         """Means over the epoch's samples: train_loss (without the L2 term), inner_loss and inner_auc (per patient).

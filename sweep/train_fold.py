@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
+from pyarrow import parquet
 from torch import Tensor
 
 from datasets.fold_data import FoldData, PackData
@@ -88,12 +89,13 @@ def _write_results(
         probability = _predict(checkpoint.fold, np.concatenate([data.held_out_rows, data.inner_rows]))
     except HopelessError as error:
         partial = _predict(checkpoint.fold, data.held_out_rows)
-        _write_predictions(folder / "partial_predictions.parquet", partial, store, data)
+        _write_predictions(folder / "partial_predictions.parquet", data.held_out_rows, partial, store, data)
         return error
     except TrainingDivergedError as error:
         return error
-    _write_predictions(folder / "predictions.parquet", probability[data.held_out_rows], store, data)
-    _write_predictions(folder / "inner_predictions.parquet", probability[data.inner_rows], store, data)
+    held_out, inner = np.split(probability, [len(data.held_out_rows)])
+    _write_predictions(folder / "predictions.parquet", data.held_out_rows, held_out, store, data)
+    _write_predictions(folder / "inner_predictions.parquet", data.inner_rows, inner, store, data)
     torch.save({name: value.cpu() for name, value in checkpoint.fold.weights().items()}, folder / "weights.pt")
     result = {
         "best_epoch": checkpoint.best_epoch,
@@ -182,18 +184,20 @@ def _trainer(checkpoints: Sequence[EpochCheckpoint]) -> pl.Trainer:
     )
 
 
-def _predict(fold: FoldTraining, rows: NDArray[np.int64]) -> pd.Series:
-    """Probability by row of the patch store."""
+def _predict(fold: FoldTraining, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Probability of each of these rows of the patch store."""
     probability = torch.sigmoid(fold.logits(torch.from_numpy(rows))).cpu().numpy()
     if not np.isfinite(probability).all():
         raise TrainingDivergedError(
             "training diverged: a predicted probability is not a number; lower model.learning_rate"
         )
-    return pd.Series(probability.astype(float), index=rows)
+    return probability.astype(np.float64)
 
 
-def _write_predictions(path: Path, probability: pd.Series, store: PatchStore, data: FoldData) -> None:
-    """patient_id, sop_instance_uid, label, probability; `probability` is indexed by the rows of the patch store."""
-    lesions = store.lesions.loc[probability.index, ["patient_id", "sop_instance_uid"]]
-    label = data.label[probability.index].astype(int)
-    lesions.assign(label=label, probability=probability).to_parquet(path, index=False)
+def _write_predictions(
+    path: Path, rows: NDArray[np.int64], probability: NDArray[np.float64], store: PatchStore, data: FoldData
+) -> None:
+    """patient_id, sop_instance_uid, label, probability of these rows of the patch store."""
+    identifiers = {name: store.lesions[name].take(rows) for name in ("patient_id", "sop_instance_uid")}
+    table = pa.table(identifiers | {"label": data.label[rows].astype(int), "probability": probability})
+    parquet.write_table(table, path)

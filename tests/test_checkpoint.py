@@ -152,6 +152,7 @@ def test_a_cut_while_saving_leaves_the_epoch_before(
 
 def test_a_finished_run_trains_no_more_and_still_gives_its_best_weights(tmp_path: Path, undisturbed: Outcome) -> None:
     fit(augmented(), tmp_path, epochs=4)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["fold"] is None
     (tmp_path / "curve.csv").unlink()
     training = augmented()
     fit(training, tmp_path, epochs=4, cut=(3, 0))

@@ -255,7 +255,7 @@ def test_a_hopeless_fold_ends_early_with_partial_predictions_and_leaves_its_pack
     hopeless = Task(configuration(), 1, tmp_path / "hopeless", split, hopeless_below=(-1.0, 1.5))
     beside = Task(configuration(), 0, tmp_path / "beside", split, hopeless_below=(0.0,))
     why, none = train_pack([hopeless, beside], store)
-    assert isinstance(why, HopelessError) and "after 2 epochs, below the 1.500" in str(why) and none is None
+    assert isinstance(why, HopelessError) and "after 2 epochs, where 1.500 could still" in str(why) and none is None
     assert same_bytes(tmp_path / "beside", trained)
     left = {path.name for path in hopeless.folder.iterdir()}
     assert left == {"curve.csv", "last.ckpt", "partial_predictions.parquet"}
@@ -263,3 +263,7 @@ def test_a_hopeless_fold_ends_early_with_partial_predictions_and_leaves_its_pack
     partial = pd.read_parquet(hopeless.folder / "partial_predictions.parquet")
     assert set(partial["patient_id"]) == set(table.loc[table["fold"] == 1, "patient_id"])
     assert len(pd.read_csv(hopeless.folder / "curve.csv")) == 2
+    # Started again without the limit, it goes on to what it would have been without one.
+    train_fold(configuration(), 1, hopeless.folder, store=store, split=split)
+    train_fold(configuration(), 1, tmp_path / "undisturbed", store=store, split=split)
+    assert same_bytes(hopeless.folder, tmp_path / "undisturbed")
