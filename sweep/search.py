@@ -127,11 +127,8 @@ class Search:
         # Filled as folds begin and end, a row per candidate: no decision walks through all folds again. Two candidates
         # may be equal where few values can be chosen: a unit under way stands in the earliest one's row, `_shared`.
         shape = max(settings.search.configurations, len(self._recorded)), folds
-        self._aucs, self._finished, self._under_way = (
-            np.full(shape, np.nan),
-            np.zeros(shape, bool),
-            np.zeros(shape, bool),
-        )
+        self._aucs, self._finished = np.full(shape, np.nan), np.zeros(shape, bool)
+        self._under_way = np.zeros(shape, bool)
         self._alive, self._shared = np.ones(shape[0], bool), np.arange(shape[0])
         self._influences: dict[int, Array] = {}
         self._known: tuple[object, ...] = ()
@@ -222,8 +219,7 @@ class Search:
     def _waiting(self) -> Array:
         """(C, K): folds of the candidates in the race that can be started."""
         rows = slice(len(self.candidates))
-        started = self._finished[rows] | self._under_way[self._shared[rows]]
-        waiting: Array = ~started & self._alive[rows, None]
+        waiting: Array = self._alive[rows, None] & ~self._finished[rows] & ~self._under_way[self._shared[rows]]
         return waiting
 
     def _go_on(self) -> None:
