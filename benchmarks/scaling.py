@@ -36,11 +36,11 @@ from scipy import special  # by its module: a worker would look for a ufunc in _
 
 from datasets.patches import PatchStore
 from sweep import tune_adapter
+from sweep.candidate import Candidate
 from sweep.compose import load_settings
 from sweep.ledger import Ledger, Unit
 from sweep.proposals import open_study
 from sweep.run_folder import RunFolder, open_search, write_tables
-from sweep.search import Candidate
 from sweep.settings import Settings
 from sweep.worker import FoldTrainable
 

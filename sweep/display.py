@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sweep.search import Candidate, Search
+from sweep.candidate import Candidate
+from sweep.search import Search
 
 log = logging.getLogger("sweep")
 

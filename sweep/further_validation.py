@@ -16,12 +16,12 @@ import pandas as pd
 
 from datasets.folds import FEWEST_IN_TRAINING, make_split, split_digest
 from datasets.tables import to_csv
+from sweep.candidate import Candidate
 from sweep.journal import mend
 from sweep.ledger import Ledger, write_atomically
 from sweep.predictions import configuration_figures, per_patient
 from sweep.proposals import chosen_study, open_study
 from sweep.run_folder import RunFolder, candidate_predictions, fold_threshold, open_search
-from sweep.search import Candidate
 from sweep.search_pool import Chain, SearchPool, Stage
 from sweep.settings import Settings, SettingsError
 from sweep.slices import Rule

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from datasets.folds import split_digest
 from datasets.patches import PatchStore
+from sweep.candidate import Candidate
 from sweep.contact_sheet import summary
 from sweep.display import Display
 from sweep.further_validation import (
@@ -27,7 +28,7 @@ from sweep.prepare import check_networks, prepare_patches, prepare_split, requir
 from sweep.proposals import open_study, sampler
 from sweep.report import write_report
 from sweep.run_folder import RunFolder, candidate_predictions, open_search, write_tables
-from sweep.search import Candidate, Search
+from sweep.search import Search
 from sweep.search_pool import SearchPool
 from sweep.settings import Settings, below
 from sweep.storage import at_hand, share

@@ -18,12 +18,13 @@ from pyarrow.parquet import ParquetFile
 from pydantic import ValidationError
 
 from datasets.tables import to_csv
+from sweep.candidate import Candidate
 from sweep.ledger import Ledger, Unit, write_atomically
 from sweep.operating_point import choose_threshold
 from sweep.patient_metrics import THRESHOLD, Array, auc, placements
 from sweep.predictions import COLUMNS, arrays, configuration_figures, per_patient
 from sweep.racing import fold_influence
-from sweep.search import Candidate, Search
+from sweep.search import Search
 from sweep.settings import Evaluation, Resources, Settings, SettingsError
 from sweep.slices import Rule, aggregate
 from sweep.storage import leased

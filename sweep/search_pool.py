@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweep.candidate import Candidate
 from sweep.ledger import Ledger
-from sweep.search import Candidate, Search
+from sweep.search import Search
 
 
 @dataclass(frozen=True)

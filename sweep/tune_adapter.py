@@ -20,9 +20,10 @@ from ray.tune import RunConfig, TuneConfig
 from ray.tune.search import Searcher
 
 from datasets.patches import PatchStore
+from sweep.candidate import Candidate
 from sweep.ledger import Ledger, Unit
 from sweep.node_copy import publish
-from sweep.search import Candidate, Search
+from sweep.search import Search
 from sweep.search_pool import SearchPool
 from sweep.settings import Cluster, Configuration, Resources, Settings, SettingsError, is_url
 from sweep.watch import Watch, living_nodes, outlive_lack_of_memory

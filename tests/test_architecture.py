@@ -22,6 +22,7 @@ SWEEP_ORDER = [
 SWEEP_ORDER += ["comparison", "selection_bias", "ensembles", "readers", "features", "predictions"]
 SWEEP_ORDER += ["racing", "proposals"]
 SWEEP_ORDER += [
+    "candidate",
     "search",
     "search_pool",
     "compose",

@@ -13,6 +13,7 @@ import pytest
 
 from datasets.folds import make_split, read_split
 from sweep import further_validation
+from sweep.candidate import Candidate
 from sweep.compose import load_settings
 from sweep.further_validation import (
     further_searches,
@@ -25,7 +26,6 @@ from sweep.patient_metrics import auc, mean_of_folds
 from sweep.predictions import arrays
 from sweep.proposals import chosen_study
 from sweep.run_folder import RunFolder
-from sweep.search import Candidate
 from sweep.search_pool import SearchPool, Stage
 from sweep.settings import Settings, SettingsError
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from sweep.candidate import Candidate
 from sweep.compose import load_settings
 from sweep.ledger import Ledger
 from sweep.run_folder import RunFolder, fold_threshold, held_out_auc, write_tables
-from sweep.search import Candidate
 from sweep.settings import SettingsError
 
 FOLDS = 2

@@ -7,10 +7,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from sweep.candidate import Candidate
 from sweep.compose import load_settings
 from sweep.ledger import Ledger, Unit
 from sweep.proposals import open_study
-from sweep.search import Candidate, Search
+from sweep.search import Search
 
 FOLDS, CONFIGURATIONS = 3, 4
 

@@ -17,11 +17,12 @@ import pytest
 
 from datasets.folds import split_digest
 from datasets.patches import PatchStore
+from sweep.candidate import Candidate
 from sweep.compose import load_settings
 from sweep.ledger import Ledger
 from sweep.proposals import open_study
 from sweep.run_folder import RunFolder, held_out_auc, write_tables
-from sweep.search import Candidate, Search
+from sweep.search import Search
 from sweep.settings import Settings, SettingsError
 from sweep.tune_adapter import fold_resources, pack_size, run_units, trial_resources
 from tests.folds import train_fold

@@ -7,11 +7,11 @@ import pandas as pd
 from datasets.folds import split_digest
 from datasets.ingest import Ingested
 from datasets.patches import PatchStore
+from sweep.candidate import Candidate
 from sweep.compose import load_settings
 from sweep.ledger import Ledger
 from sweep.prepare import prepare_split, write_cohort
 from sweep.run_folder import RunFolder, held_out_auc, write_tables
-from sweep.search import Candidate
 from tests.folds import train_fold
 from tests.stores import write_store
 
