@@ -163,7 +163,8 @@ def halving(evidence: Evidence, alpha: float) -> Verdict:  # noqa: ARG001
             mean = np.where(alive, np.nan_to_num(evidence.auc[:, :rung].mean(axis=1)), -1)
             first, *others = (int(row) for row in np.argsort(-mean, kind="stable")[: alive.sum()])
             why = f"not among the best {keep} after {rung} folds"
-            drops = [_drop(row, first, float(mean[row] - mean[first]), 0.0, why) for row in others[keep - 1 :]]
+            out = [row for row in others[keep - 1 :] if not evidence.complete[row]]
+            drops = [_drop(row, first, float(mean[row] - mean[first]), 0.0, why) for row in out]
             break
     return Verdict(drops, -done - np.arange(rows) / rows, np.arange(folds))
 

@@ -141,6 +141,16 @@ def test_halving_spends_42_percent_of_ten_folds() -> None:
     assert replay(simulate(1, configurations=50), "halving", 0.05, 1)[0] == pytest.approx(0.42)
 
 
+def test_halving_drops_nothing_that_is_complete(source: Table) -> None:
+    """One may be far ahead of the others where some folds take much longer."""
+    done = np.zeros(source.auc.shape, bool)
+    done[:, :2] = True
+    worst = int(np.argmin(source.auc[:, :2].mean(axis=1)))
+    done[worst] = True
+    dropped = {drop.row for drop in STRATEGIES["halving"](evidence_of(source, done), 0.05).drops}
+    assert dropped and worst not in dropped
+
+
 def test_predicted_means_are_the_means_once_all_is_done(source: Table) -> None:
     mean, factor, own = predicted_means(source.auc)
     assert mean == pytest.approx(source.auc.mean(axis=1)) and not own.any() and not factor.any()
