@@ -191,7 +191,8 @@ def posterior(evidence: Evidence, alpha: float) -> Verdict:
     above = np.where(evidence.complete, 0.0, ndtr(difference / error))
     if evidence.complete[leader]:
         above = chance_above(float(evidence.auc[leader].mean()), evidence.auc, prediction[0], error)
-    above[leader] = 0.0 if evidence.complete[leader] else 1.0
+    # All folds of one that is likely to lead are worth more than any other's: nothing is dropped before it is complete.
+    above[leader] = 0.0 if evidence.complete[leader] else 1e3
     drops = []
     if evidence.complete[leader]:
         rows = np.argsort(above, kind="stable")
