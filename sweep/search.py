@@ -132,7 +132,7 @@ class Search:
     def hopeless(self, candidate: Candidate, fold: int, reason: str) -> None:
         """A unit was ended as hopeless: its configuration, and what equals it, is out of the race."""
         self.returned(candidate, fold)
-        for equal in self._equals[candidate.configuration.digest]:
+        for equal in (one for one in self._equals[candidate.configuration.digest] if one.state == "running"):
             self._drop(equal, Drop(equal.number, equal.number, nan, nan, nan, f"fold {fold} is hopeless: {reason}"))
         self._go_on()
 
@@ -247,7 +247,7 @@ class Search:
         """Drop what the race can do without, or if its folds are in training give it no others and wait for them."""
         verdict = self._verdict()
         for drop in verdict.drops:
-            if not self.candidates[drop.row].running:
+            if not self._under_way[self._shared[drop.row]].any():
                 self._drop(self.candidates[drop.row], drop)
         return verdict
 
