@@ -23,7 +23,7 @@ RANGES: dict[str, tuple[float, float, bool]] = {  # low, high, log; configuratio
 }
 STUDY = dict(zip(RANGES, (1e-4, 1e-5, 20, 40, 0.05, 0.1, 10.0, 1.0), strict=True))
 SPACE = {
-    name: {"low": low, "high": high, "log": log, "step": None, "choices": None}
+    name: {"low": low, "high": high, "log": log, "step": None, "choices": None, "when": {}}
     for name, (low, high, log) in RANGES.items()
 }
 SETTINGS: dict[str, Any] = {
