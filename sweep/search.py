@@ -239,7 +239,8 @@ class Search:
         """
         under_way = self._under_way[self._shared[: len(value)]].sum(axis=1)
         worth = np.where(value > 0, value / (1 + under_way) ** 2, value)
-        if self._settings.search.sampler in UNLEARNING_SAMPLERS and self._may_ask and worth.max() > 0:
+        has_newcomer = len(value) > len(self.candidates)
+        if has_newcomer and self._settings.search.sampler in UNLEARNING_SAMPLERS and worth.max() > 0:
             worth[-1] = np.inf
         return worth
 
