@@ -10,15 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import betaincc, ndtr, ndtri
+from scipy.special import ndtr, ndtri
 from scipy.stats import wilcoxon as signed_rank_test
 
-Array = NDArray[Any]
-EM_STEPS = 12
+from sweep.race_model import Array, chance_above, differences, predicted_means
+
 EARLY_SHARE = 0.01
 # Errors have heavier tails than the model, as families of configurations have luck with a fold. Chosen on simulated
 # tables, so that alpha is the share of lost winners at most.
@@ -186,7 +185,7 @@ def posterior(evidence: Evidence, alpha: float) -> Verdict:
         reference = int(np.argmax(np.where(evidence.alive, predicted_means(evidence.auc)[0], -1)))
     prediction = predicted_means(evidence.auc, _sampling_variance(evidence, reference))
     leader = int(np.argmax(np.where(evidence.alive & evidence.done.any(axis=1), prediction[0], -1)))
-    difference, error = _differences(prediction, leader)
+    difference, error = differences(prediction, leader)
     error *= CAUTION
     above = np.where(evidence.complete, 0.0, ndtr(difference / error))
     if evidence.complete[leader]:
@@ -209,28 +208,6 @@ def posterior(evidence: Evidence, alpha: float) -> Verdict:
 
 def _chance(above: float) -> str:
     return f"chance to win {above:.2g}" if above else "no chance, as no AUC exceeds 1 in the folds left"
-
-
-def chance_above(threshold: float, auc: Array, mean: Array, error: Array) -> Array:
-    """(C,) probability that the mean over all folds ends above the threshold; 0 where no fold is left.
-
-    The mean of the folds left has a beta distribution with the predicted moments: an AUC is at most 1, so a threshold
-    that only more than that would reach has no chance, and one near it less than a normal distribution gives.
-
-    Args:
-        threshold: mean of folds' AUCs.
-        auc: (C, K), nan where not done.
-        mean: (C,) predicted over all K folds.
-        error: (C,) standard error of that mean.
-    """
-    left, folds = np.isnan(auc).sum(axis=1), auc.shape[1]
-    known, share = np.nansum(auc, axis=1), np.maximum(left, 1)
-    needed = np.clip((folds * threshold - known) / share, 0, 1)
-    expected = np.clip((folds * mean - known) / share, 0.02, 0.999)
-    variance = np.clip((error * folds / share) ** 2, 1e-12, 0.9 * expected * (1 - expected))
-    size = expected * (1 - expected) / variance - 1
-    nothing = np.zeros(len(left))
-    return np.asarray(betaincc(expected * size, (1 - expected) * size, needed, where=left > 0, out=nothing))
 
 
 def hopeless_below(curves: Sequence[Array], epochs: int) -> tuple[float, ...]:
@@ -262,7 +239,7 @@ def expected_improvement(evidence: Evidence) -> float:
     if leader is None or evidence.done.any(axis=1).sum() < FEWEST_CONFIGURATIONS:
         return float("inf")
     another = np.full((1, evidence.auc.shape[1]), np.nan)
-    difference, error = (each[-1] for each in _differences(predicted_means(np.vstack([evidence.auc, another])), leader))
+    difference, error = (each[-1] for each in differences(predicted_means(np.vstack([evidence.auc, another])), leader))
     density = np.exp(-((difference / error) ** 2) / 2) / np.sqrt(2 * np.pi)
     return float(difference * ndtr(difference / error) + error * density)
 
@@ -275,18 +252,11 @@ def out_of_budget(evidence: Evidence, why: str) -> Verdict:
     prediction, leader = predicted_means(evidence.auc), evidence.leader
     if leader is None:  # the most folds, of equals the highest prediction
         leader = int(np.argmax(np.where(evidence.alive, evidence.done.sum(axis=1) + prediction[0] / 2, -1)))
-    difference, error = _differences(prediction, leader)
+    difference, error = differences(prediction, leader)
     value[leader] = 1
     rows = np.flatnonzero(evidence.alive & ~evidence.complete & (value < 0))
     drops = [_drop(int(row), leader, float(difference[row]), float(error[row]), why) for row in rows]
     return Verdict(drops, value, folds)
-
-
-def _differences(prediction: tuple[Array, Array, Array], leader: int) -> tuple[Array, Array]:
-    """(C,) predicted differences to the leader and their standard errors, from predicted_means."""
-    mean, factor, own = prediction
-    variance = own + own[leader] + ((factor - factor[leader]) ** 2).sum(axis=1)
-    return mean - mean[leader], np.sqrt(np.maximum(variance, 1e-18))
 
 
 def _sampling_variance(evidence: Evidence, reference: int) -> Array:
@@ -303,48 +273,6 @@ def _paired_variance(evidence: Evidence, reference: int, rows: Sequence[int] | s
     """(rows, K): DeLong's variance of each fold's paired difference to `reference`, where both have the fold."""
     squares = (evidence.influence[rows] - evidence.influence[reference]) ** 2
     return np.asarray(squares @ (evidence.fold[:, None] == np.arange(evidence.auc.shape[1])))
-
-
-def predicted_means(auc: Array, least: Array | float = 0.0) -> tuple[Array, Array, Array]:
-    """Mean over all K folds of every configuration, predicted from the folds done.
-
-    The AUC of configuration c on fold f is t_c + b_f + e_cf, with t normal around a common mean (which shrinks towards
-    it what has few folds, as James and Stein 1961 do), b the difficulty of the fold, and e normal. The variances come
-    by maximum likelihood (EM, Laird and Ware 1982, doi 10.2307/2529876), which holds although who got more folds
-    depends on the first ones (Rubin 1976: missing at random). Folds done are known, so they have no error.
-
-    Args:
-        auc: (C, K), nan where not done.
-        least: (C,) variance that e has at least.
-
-    Returns:
-        mean (C,); factor (C, K) and own (C,), so that the errors' covariance is factor · factorᵀ + diag(own).
-    """
-    done = (~np.isnan(auc)).astype(float)
-    known = np.nan_to_num(auc)
-    count, totals, folds = done.sum(axis=1), known.sum(axis=1), auc.shape[1]
-    overall = totals.sum() / done.sum()
-    spread = float((done * (known - overall) ** 2).sum() / done.sum()) + 1e-6
-    between = within = spread / 2
-    for _ in range(EM_STEPS):
-        noise = np.maximum(within, least) + np.zeros(len(auc))
-        shrink = between / (noise + between * count)
-        # Fold effects with t integrated out; their prior, a standard deviation of 0.1, matters to unseen folds alone.
-        weight = 1 / noise
-        precision = np.diag(weight @ done) - (done * (weight * shrink)[:, None]).T @ done + np.eye(folds) / 0.01
-        right = weight @ known - (weight * shrink * totals) @ done + overall / 0.01
-        covariance = np.linalg.inv(precision)
-        effect = covariance @ right
-        ability = shrink * (totals - done @ effect)
-        uncertain = noise * shrink
-        squares = ((known - done * (effect + ability[:, None])) ** 2).sum() + (count * uncertain).sum()
-        within = max(float(squares / done.sum()), 1e-6)
-        between = max(float((ability**2 + uncertain)[count > 0].mean()), 1e-6)
-    left = folds - count
-    mean = (totals + (1 - done) @ effect + left * ability) / folds
-    own = (left**2 * uncertain + left * noise) / folds**2
-    sensitivity = (1 - done - done * (shrink * left)[:, None]) / folds
-    return mean, sensitivity @ np.linalg.cholesky(covariance), own
 
 
 STRATEGIES: Mapping[str, Strategy] = {

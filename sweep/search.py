@@ -17,9 +17,9 @@ from optuna.trial import FrozenTrial, TrialState
 from sweep.candidate import Candidate
 from sweep.ledger import Ledger, Unit
 from sweep.proposals import propose
+from sweep.race_model import Array
 from sweep.racing import (
     STRATEGIES,
-    Array,
     Drop,
     Evidence,
     Verdict,

@@ -20,7 +20,7 @@ SWEEP_ORDER = [
     "calibration",
 ]
 SWEEP_ORDER += ["comparison", "selection_bias", "ensembles", "readers", "features", "predictions"]
-SWEEP_ORDER += ["racing", "proposals"]
+SWEEP_ORDER += ["race_model", "racing", "proposals"]
 SWEEP_ORDER += [
     "candidate",
     "search",

@@ -10,14 +10,13 @@ from optuna.pruners import WilcoxonPruner
 
 from benchmarks.search_cost import Table, replay, simulate
 from sweep.patient_metrics import Array, auc, delong_variance, placements
+from sweep.race_model import chance_above, predicted_means
 from sweep.racing import (
     STRATEGIES,
     Evidence,
-    chance_above,
     expected_improvement,
     fold_influence,
     hopeless_below,
-    predicted_means,
 )
 from sweep.settings import Racing
 
