@@ -34,8 +34,8 @@ class EpochCheckpoint(pl.Callback):
     epochs: most of them. patience: epochs without a better inner_loss before training stops.
     hopeless_below: of every epoch the inner AUC that must have been reached by then, the last one of later epochs, too;
         empty: training never ends for that.
-    saving_share: of the time that saving may take. Saving a small network takes less and is done after every epoch; a
-        large one's epochs on a GPU would take no longer than writing its file.
+    saving_share: of the time that saving may take; 1: every epoch is saved. A large network's epochs on a GPU may take
+        no longer than writing its file.
 
     A fold that is hopeless or whose losses are no numbers ends, with `failure` set, while the others of its pack go on.
     """
@@ -48,7 +48,7 @@ class EpochCheckpoint(pl.Callback):
         epochs: int,
         patience: int,
         hopeless_below: Sequence[float] = (),
-        saving_share: float = 0.05,
+        saving_share: float = 1.0,
     ) -> None:
         self.fold, self.folder = fold, folder
         self.epochs, self.patience, self.saving_share = epochs, patience, saving_share

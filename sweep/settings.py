@@ -175,6 +175,7 @@ class Resources(Section):
     gpus_per_fold: float | None = Field(ge=0)
     folds_per_pack: int | None = Field(ge=1, le=64)
     tries: int = Field(ge=1)
+    saving_share: float = Field(gt=0, le=1)
     stall_minutes: float = Field(gt=0)
 
     @field_validator("gpus_per_fold")

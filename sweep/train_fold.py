@@ -44,7 +44,8 @@ class Task:
     split: Path
     """The saved table patient_id, label, fold; its labels are the ones that count."""
     hopeless_below: tuple[float, ...] = ()
-    """See EpochCheckpoint."""
+    """See EpochCheckpoint, also for `saving_share`."""
+    saving_share: float = 1.0
 
 
 def train_pack(tasks: Sequence[Task], store: PatchStore) -> list[TrainingDivergedError | HopelessError | None]:
@@ -145,7 +146,9 @@ def _resume(task: Task, data: FoldData, patches: Tensor) -> EpochCheckpoint:
     fold = FoldTraining(build_classifier(task.configuration, unit_seed(task.configuration, task.fold)), samples)
     training = task.configuration.training
     limits = training.model_dump(include={"epochs", "patience"})
-    checkpoint = EpochCheckpoint(fold, task.folder, **limits, hopeless_below=task.hopeless_below)
+    checkpoint = EpochCheckpoint(
+        fold, task.folder, **limits, hopeless_below=task.hopeless_below, saving_share=task.saving_share
+    )
     checkpoint.resume()
     return checkpoint
 

@@ -235,6 +235,7 @@ def _worker_config(settings: Settings, store: PatchStore) -> dict[str, Any]:
         "store": PatchStore(store.folder, store.digest),
         "node_folder": settings.cluster.node_folder if joined else None,
         "url": settings.run_folder if at_url else None,
+        "saving_share": settings.resources.saving_share,
         "store_url": publish(store, settings.output) if joined and at_url else None,
     }
 

@@ -49,7 +49,8 @@ class FoldTrainable(tune.Trainable):
     """A warm worker process: every step trains a pack of units, start to end.
 
     Its config: the `pack`; the `directory` where the sweep was started, so that relative paths mean the same here; the
-    patch `store`; a `node_folder` on the node's own disk for a copy of it, or None; and the URLs of both, or None.
+    patch `store`; a `node_folder` on the node's own disk for a copy of it, or None; the URLs of both, or None; and
+    EpochCheckpoint's `saving_share`.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -57,6 +58,7 @@ class FoldTrainable(tune.Trainable):
         self._store: PatchStore = config["store"]
         self._node_folder: Path | None = config["node_folder"]
         self._url, self._store_url = config["url"], config["store_url"]
+        self._saving_share: float = config["saving_share"]
         os.chdir(config["directory"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -96,7 +98,7 @@ class FoldTrainable(tune.Trainable):
 
         # What has its last file was killed before its DONE.
         tasks = {
-            one: Task(one.configuration, one.fold, folder, one.split, one.hopeless_below)
+            one: Task(one.configuration, one.fold, folder, one.split, one.hopeless_below, self._saving_share)
             for one, folder in begun.items()
             if not (folder / "result.json").exists()
         }

@@ -15,8 +15,8 @@ from zipfile import ZipFile
 import psutil
 from ray.cluster_utils import Cluster
 
-from tests.failures import broken_gpu
-from tests.failures.sweeps import SECONDS, Place, called, check, descendants, ended, training, until
+from tests.failures import broken_gpu, full_disk
+from tests.failures.sweeps import SECONDS, Place, called, check, check_saved, descendants, ended, training, until
 
 Disturbance = Callable[[Place, random.Random], None]
 DISTURBANCES: dict[str, Disturbance] = {}
@@ -170,6 +170,7 @@ def _half_done(place: Place) -> None:
         family = descendants(driver)
         _kill([psutil.Process(driver.pid), *family])  # the orphans, too: they would go on for two seconds
         driver.wait()
+    check_saved(place)
 
 
 def _damage(file: Path, generator: random.Random, matters: bytes = b"") -> None:
@@ -231,13 +232,16 @@ def second_driver(place: Place, generator: random.Random) -> None:
 
 @disturbance
 def disk_full(place: Place, generator: random.Random) -> None:
-    """A small file system for all that the sweep writes; afterwards a larger one."""
-    place.folder.mkdir(parents=True)
-    size = generator.randrange(200, 9000)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", place.folder], check=True)
-    check(place.finish() not in (0, 130), f"the sweep calls itself done on a disk of {size} kB")
+    """From one write on, of all that a sweep writes; afterwards there is room again."""
+    disk, chosen = place.run.parent, generator.choice(place.writes)
+    disk.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", disk], check=True)
+    place.environment |= full_disk.install(place.folder / "plugin", disk, chosen)
+    check(place.finish() not in (0, 130), f"the sweep calls itself done though the disk was full from {chosen} on")
+    check((disk / "filler").exists(), f"{chosen} was not written")
     check("No space left" in place.printed or "failed" in place.printed, "the sweep did not say why")
-    subprocess.run(["mount", "-o", "remount,size=1g", place.folder], check=True)
+    place.environment.clear()
+    (disk / "filler").unlink()
 
 
 @disturbance

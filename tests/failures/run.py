@@ -1,6 +1,7 @@
 """Disturb sweeps at random, start each again, and compare with one that nobody disturbed.
 
     python tests/failures/run.py --rounds 50 --seed 1 [--only driver_killed journal_torn]
+    python tests/failures/run.py --every-write  # the disk is full from each kind of write on, once
 
 Prints a line a round; exit code 1 and the folders kept where something was lost, trained twice or came out otherwise.
 """
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # for a script, whose own folder is all that Python knows
+from tests.failures import full_disk
 from tests.failures.disturbances import DISTURBANCES
 from tests.failures.sweeps import Place, check, check_complete, check_kept, check_same
 
@@ -24,18 +26,22 @@ from tests.failures.sweeps import Place, check, check_complete, check_kept, chec
 def undisturbed(folder: Path, *changes: str) -> Place:
     """The sweep that all others with the same `changes` of settings are compared with; it fills the cache."""
     place = Place(folder / "undisturbed", folder / "cache", [*changes])
+    place.environment |= full_disk.install(place.folder / "plugin", place.run.parent, chosen="")
     check(place.finish() == 0, place.printed)
     check_complete(place)
+    place.writes = full_disk.kinds(place.folder / "plugin")
     return place
 
 
-def play(name: str, seed: int, folder: Path, reference: Place) -> Place:
+def play(name: str, seed: int, folder: Path, reference: Place, writes: Sequence[str] = ()) -> Place:
     """Disturb a sweep, start it again, and look at what came out.
+
+    `writes`: one of which a full disk meets; by default one of all.
 
     Raises:
         DisturbanceError: says what does not hold.
     """
-    place = Place(folder, reference.cache)
+    place = Place(folder, reference.cache, writes=[*writes] or reference.writes)
     DISTURBANCES[name](place, random.Random(seed))
     before = {folder: files for folder, files in place.units().items() if folder not in place.forgiven}
     check(place.finish() == 0, f"the sweep cannot be finished: {place.printed[-2000:]}")
@@ -47,16 +53,17 @@ def play(name: str, seed: int, folder: Path, reference: Place) -> Place:
     return place
 
 
-def unmount(folder: Path) -> None:
+def unmount(place: Path) -> None:
+    folder = place / "runs"
     if folder.is_mount():
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def names(chosen: Sequence[str], rounds: int, seed: int) -> Iterator[tuple[str, int]]:
+def names(chosen: Sequence[str], rounds: int | None, seed: int) -> Iterator[tuple[str, int]]:
     """Every chosen disturbance once, in a random order, before any comes again."""
     generator = random.Random(seed)
     order: list[str] = []
-    for number in range(rounds):
+    for number in range(rounds or len(chosen)):
         order = order or generator.sample(sorted(chosen), len(chosen))
         yield order.pop(), seed * 1000 + number
 
@@ -65,23 +72,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--every-write", action="store_true")
     parser.add_argument("--only", nargs="+", choices=sorted(DISTURBANCES), default=sorted(DISTURBANCES))
     arguments = parser.parse_args()
-    failed, rounds = 0, arguments.rounds or len(arguments.only)
+    failed = 0
     folder = Path(tempfile.mkdtemp(prefix="failures-"))
     print(f"{folder}: the undisturbed sweep", flush=True)
     reference = undisturbed(folder)
-    for name, seed in names(arguments.only, rounds, arguments.seed):
+    rounds = [(name, seed, list[str]()) for name, seed in names(arguments.only, arguments.rounds, arguments.seed)]
+    if arguments.every_write:
+        rounds = [("disk_full", number, [write]) for number, write in enumerate(reference.writes)]
+    for name, seed, writes in rounds:
         started = time.monotonic()
         try:
-            play(name, seed, folder / f"{name}-{seed}", reference)
+            play(name, seed, folder / f"{name}-{seed}", reference, writes)
             outcome = "nothing lost"
         except Exception as error:
             failed += 1
             outcome = f"{type(error).__name__}: {error}"
         unmount(folder / f"{name}-{seed}")
-        print(f"{name}, seed {seed}: {outcome} ({time.monotonic() - started:.0f} s)", flush=True)
-    print(f"{rounds} rounds, {failed} failed")
+        print(
+            f"{name}{' from '.join(['', *writes])}, seed {seed}: {outcome} ({time.monotonic() - started:.0f} s)",
+            flush=True,
+        )
+    print(f"{len(rounds)} rounds, {failed} failed")
     return 1 if failed else 0
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+import torch
 
 from sweep.predictions import require_complete
 
@@ -55,6 +56,8 @@ class Place:
     """Finished folds that were damaged on purpose."""
     must_log: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    writes: list[str] = field(default_factory=list)
+    """The files at which the disk may become full, see full_disk."""
 
     @property
     def run(self) -> Path:
@@ -161,6 +164,14 @@ def check_kept(before: dict[Path, dict[str, tuple[int, int, str]]], place: Place
     for folder, files in before.items():
         check(folder in after, f"{folder}: a finished fold is gone")
         check(after[folder] == files, f"{folder}: a finished fold was written again")
+
+
+def check_saved(place: Place) -> None:
+    """Of every fold in training all finished epochs: only the one that was cut is repeated."""
+    for checkpoint in place.run.glob("ledger/*/*/*.partial-*/last.ckpt"):
+        finished = pd.read_csv(checkpoint.with_name("curve.csv"))["epoch"].tolist()
+        saved = [row["epoch"] for row in torch.load(checkpoint, weights_only=True)["curve"]]
+        check(saved[: len(finished)] == finished, f"{checkpoint}: epochs {saved} are saved of {finished}")
 
 
 def check_complete(place: Place) -> None:

@@ -22,7 +22,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def may_mount(folder: Path) -> bool:
     if os.geteuid() != 0:
         return False
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=False, capture_output=True)
+    (folder / "runs").mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder / "runs"], check=False, capture_output=True)
     unmount(folder)
     return mounted.returncode == 0
 
