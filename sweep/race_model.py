@@ -10,6 +10,8 @@ from scipy.special import betaincc
 
 Array = NDArray[Any]
 EM_STEPS = 12
+# Of the complete configurations, the best ones: enough, and a decision's time does not grow with the sweep.
+MOST_COMPLETE = 40
 
 
 def predicted_means(auc: Array, least: Array | float = 0.0) -> tuple[Array, Array, Array]:
@@ -52,6 +54,44 @@ def predicted_means(auc: Array, least: Array | float = 0.0) -> tuple[Array, Arra
     own = (left**2 * uncertain + left * noise) / folds**2
     sensitivity = (1 - done - done * (shrink * left)[:, None]) / folds
     return mean, sensitivity @ np.linalg.cholesky(covariance), own
+
+
+def without_known_luck(auc: Array, influence: Array, fold: Array) -> tuple[Array, Array]:
+    """Folds' AUCs, less what is known of the luck of their patients from configurations that have all folds.
+
+    Who ranks a fold's patients alike is lucky with it alike, and how far a complete configuration's AUC on a fold lies
+    above its mean is known. So this is a regression estimator (Cochran, Sampling Techniques, 1977, chapter 7): the
+    patients' influence on a configuration's AUC is explained by that on the complete ones' AUCs, and for each of these
+    by the others', by ridge regression; with its weights the complete ones' deviations from their means are taken off.
+    These sum to 0 over all folds, so a configuration's mean over all folds stays what it is.
+
+    Args:
+        auc: (C, K), nan where not done.
+        influence: (C, N) of patients on the AUC of their fold.
+        fold: (N,) column of each patient's fold.
+
+    Returns:
+        What is left of the AUCs, (C, K); and of their variances by patients, (C,), nan where nothing is done.
+    """
+    done, columns = ~np.isnan(auc), np.arange(auc.shape[1])
+    complete = np.flatnonzero(done.all(axis=1))
+    complete = complete[np.argsort(-auc[complete].mean(axis=1), kind="stable")[:MOST_COMPLETE]]
+    influence = influence * done[:, fold]
+    known, luck = influence[complete], auc[complete] - auc[complete].mean(axis=1, keepdims=True)
+    patterns, pattern = np.unique(done, axis=0, return_inverse=True)
+    of_fold = np.stack([known[:, fold == column] @ known[:, fold == column].T for column in columns])
+    gram = np.tensordot(patterns.astype(float), of_fold, 1)
+    penalty = np.trace(gram, axis1=1, axis2=2) / max(len(complete), 1) + 1e-12
+    inverse = np.linalg.inv(gram + penalty[:, None, None] * np.eye(len(complete)))
+    weights = np.einsum("cd,cde->ce", influence @ known.T, inverse[pattern])
+    whole = inverse[pattern[complete]]
+    itself = np.arange(len(complete))
+    weights[complete] = -whole[itself, itself] / whole[itself, itself, itself][:, None]
+    weights[complete, itself] = 0.0
+    patients = patterns @ np.bincount(fold, minlength=len(columns))
+    freedom = 1 - np.trace(inverse @ gram, axis1=1, axis2=2) / np.maximum(patients, 1)
+    left = (influence - weights @ known * done[:, fold]) / freedom[pattern][:, None]
+    return auc - weights @ luck, (left**2).sum(axis=1) / np.where(done.any(axis=1), done.sum(axis=1), np.nan)
 
 
 def differences(prediction: tuple[Array, Array, Array], leader: int) -> tuple[Array, Array]:

@@ -16,12 +16,13 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 from scipy.stats import wilcoxon as signed_rank_test
 
-from sweep.race_model import Array, chance_above, differences, predicted_means
+from sweep.race_model import Array, chance_above, differences, predicted_means, without_known_luck
 
 EARLY_SHARE = 0.01
-# Errors have heavier tails than the model, as families of configurations have luck with a fold. Chosen on simulated
-# tables, so that alpha is the share of lost winners at most.
-CAUTION = 1.4
+# Errors of means over few folds have heavier tails than the model, as families of configurations have luck with a fold:
+# they are multiplied by CAUTION · (1 + 1 / folds done). Chosen on simulated tables, so that alpha is the share of lost
+# winners at most.
+CAUTION = 0.8
 FEWEST_CURVES = FEWEST_CONFIGURATIONS = 10
 
 
@@ -171,22 +172,19 @@ def halving(evidence: Evidence, alpha: float) -> Verdict:  # noqa: ARG001
 def posterior(evidence: Evidence, alpha: float) -> Verdict:
     """Drop what has, all together, a probability below alpha of ending above the leader.
 
-    The probability is that of `chance_above` by `predicted_means`, with no less chance in a configuration's folds than
-    DeLong's variance of its paired difference to the best: near-duplicates of it say little of how others vary. `alpha`
-    bounds the chance that the sweep loses the winner of the full comparison. The next fold goes to the configuration
-    that most probably is the best one, and is the leader's hardest: what is left is then bounded best, and varies
-    least. EARLY_SHARE of alpha is spent on the way, since what is dropped cannot come back; the rest when no
+    The probability is that of `chance_above` by `predicted_means` of what `without_known_luck` leaves of the AUCs, with
+    no less variance than half of what patients alone make of that: near-duplicates say little of how others vary.
+    `alpha` bounds the chance that the sweep loses the winner of the full comparison. The next fold goes to the
+    configuration that most probably is the best one, and is the leader's hardest: what is left is then bounded best,
+    and varies least. EARLY_SHARE of alpha is spent on the way, since what is dropped cannot come back; the rest when no
     configuration is to come.
     """
-    reference, folds = evidence.leader, np.arange(evidence.auc.shape[1])
-    if reference is not None:
-        folds = np.argsort(evidence.auc[reference], kind="stable")
-    else:
-        reference = int(np.argmax(np.where(evidence.alive, predicted_means(evidence.auc)[0], -1)))
-    prediction = predicted_means(evidence.auc, _sampling_variance(evidence, reference))
+    prediction, folds = _prediction(evidence), np.arange(evidence.auc.shape[1])
+    if evidence.leader is not None:
+        folds = np.argsort(evidence.auc[evidence.leader], kind="stable")
     leader = int(np.argmax(np.where(evidence.alive & evidence.done.any(axis=1), prediction[0], -1)))
     difference, error = differences(prediction, leader)
-    error *= CAUTION
+    error *= CAUTION * (1 + 1 / np.maximum(evidence.done.sum(axis=1), 1))
     above = np.where(evidence.complete, 0.0, ndtr(difference / error))
     if evidence.complete[leader]:
         above = chance_above(float(evidence.auc[leader].mean()), evidence.auc, prediction[0], error)
@@ -204,6 +202,15 @@ def posterior(evidence: Evidence, alpha: float) -> Verdict:
             for row in rows[sure]
         ]
     return Verdict(drops, above, folds)
+
+
+def _prediction(evidence: Evidence) -> tuple[Array, Array, Array]:
+    """Without known luck, and with at least half the variance by patients, which is drawn towards the mean of all."""
+    auc, variance = without_known_luck(evidence.auc, evidence.influence, evidence.fold)
+    folds = evidence.done.sum(axis=1)
+    squares = np.nan_to_num(variance) * folds
+    typical = squares.sum() / max(folds.sum(), 1)
+    return predicted_means(auc, (squares + 2 * typical) / (folds + 2) / 2)
 
 
 def _chance(above: float) -> str:
@@ -257,16 +264,6 @@ def out_of_budget(evidence: Evidence, why: str) -> Verdict:
     rows = np.flatnonzero(evidence.alive & ~evidence.complete & (value < 0))
     drops = [_drop(int(row), leader, float(difference[row]), float(error[row]), why) for row in rows]
     return Verdict(drops, value, folds)
-
-
-def _sampling_variance(evidence: Evidence, reference: int) -> Array:
-    """(C,): half the paired variance to `reference` (half is its own), drawn towards the mean of all."""
-    of_fold = _paired_variance(evidence, reference)
-    shared = evidence.done & evidence.done[reference]
-    others = np.arange(len(of_fold)) != reference
-    squares, folds = (of_fold * shared).sum(axis=1), shared.sum(axis=1)
-    typical = squares[others].sum() / max(folds[others].sum(), 1)
-    return np.asarray((squares + 2 * typical) / (folds + 2) / 2)
 
 
 def _paired_variance(evidence: Evidence, reference: int, rows: Sequence[int] | slice = slice(None)) -> Array:

@@ -10,7 +10,7 @@ from optuna.pruners import WilcoxonPruner
 
 from benchmarks.search_cost import Table, replay, simulate
 from sweep.patient_metrics import Array, auc, delong_variance, placements
-from sweep.race_model import chance_above, predicted_means
+from sweep.race_model import chance_above, predicted_means, without_known_luck
 from sweep.racing import (
     STRATEGIES,
     Evidence,
@@ -98,6 +98,37 @@ def test_none_costs_everything_and_lossless_loses_nothing(source: Table) -> None
     for seed in range(5):
         cost, regret = replay(source, "lossless", 0.05, seed)
         assert regret == 0 and cost < 1
+
+
+def test_taking_off_known_luck_leaves_means_over_all_folds_as_they_are(source: Table) -> None:
+    everything, _ = without_known_luck(source.auc, source.influence, source.fold)
+    assert np.allclose(everything.mean(axis=1), source.auc.mean(axis=1), atol=1e-12)
+    done = partly_done(source, 6)
+    done[1:5] = True  # five complete ones, whose luck is known on the folds that the others lack, too
+    evidence = evidence_of(source, done)
+    left, variance = without_known_luck(evidence.auc, evidence.influence, evidence.fold)
+    assert np.array_equal(np.isnan(left), ~done) and (variance > 0).all()
+
+
+def test_the_luck_of_one_that_ranks_patients_as_a_complete_one_does_is_known(source: Table) -> None:
+    """It is 0.1 worse on every fold: what is left says so after two folds, as far as ridge regression goes."""
+    done = np.repeat([[True] * 10, [True] * 2 + [False] * 8], [23, 1], axis=0)
+    auc_of, influence = source.auc.copy(), source.influence.copy()
+    auc_of[23], influence[23] = auc_of[0] - 0.1, influence[0]
+    left, variance = without_known_luck(np.where(done, auc_of, np.nan), influence * done[:, source.fold], source.fold)
+    truth = auc_of[0].mean() - 0.1
+    assert abs(left[23, :2] - truth).max() < 0.6 * abs(auc_of[23, :2] - truth).max()
+    assert variance[23] < 0.5 * (influence[0, source.fold < 2] ** 2).sum() / 2
+
+
+def test_where_nothing_is_complete_no_luck_is_known(source: Table) -> None:
+    done = partly_done(source, 7)
+    done[0, 9] = False
+    evidence = evidence_of(source, done)
+    left, variance = without_known_luck(evidence.auc, evidence.influence, evidence.fold)
+    assert np.array_equal(left, evidence.auc, equal_nan=True)
+    squares = (evidence.influence**2).sum(axis=1)
+    assert variance == pytest.approx(squares / done.sum(axis=1))
 
 
 def test_squared_influences_sum_to_delongs_variance() -> None:
