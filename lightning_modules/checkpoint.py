@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -137,9 +138,8 @@ class EpochCheckpoint(pl.Callback):
         self._next_save = ended + (ended - started) * (1 / self.saving_share - 1)
 
     def _write_curve(self) -> None:
-        lines = [["" if math.isnan(row[name]) else repr(row[name]) for name in COLUMNS] for row in self.curve]
-        text = "".join(",".join(line) + "\n" for line in [COLUMNS, *lines])
-        _replace(self.folder / "curve.csv", lambda path: path.write_text(text))
+        curve = pd.DataFrame(self.curve, columns=COLUMNS)
+        _replace(self.folder / "curve.csv", lambda path: curve.to_csv(path, index=False))
 
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:
