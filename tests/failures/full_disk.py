@@ -32,8 +32,8 @@ def install(folder: Path, disk: Path, chosen: str) -> dict[str, str]:
 
 
 def kinds(folder: Path) -> list[str]:
-    """The different files that a sweep wrote, in their order."""
-    return [*dict.fromkeys((folder / "writes").read_text().splitlines())]
+    """The different files that a sweep wrote, in their order, but the last: its renaming needs no room any more."""
+    return [*dict.fromkeys((folder / "writes").read_text().splitlines())][:-1]
 
 
 def watch() -> None:
