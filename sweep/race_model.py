@@ -76,7 +76,8 @@ def without_known_luck(auc: Array, influence: Array, fold: Array) -> tuple[Array
     done, columns = ~np.isnan(auc), np.arange(auc.shape[1])
     complete = np.flatnonzero(done.all(axis=1))
     complete = complete[np.argsort(-auc[complete].mean(axis=1), kind="stable")[:MOST_COMPLETE]]
-    influence = influence * done[:, fold]
+    seen = done[:, fold]
+    influence = influence * seen
     known, luck = influence[complete], auc[complete] - auc[complete].mean(axis=1, keepdims=True)
     patterns, pattern = np.unique(done, axis=0, return_inverse=True)
     of_fold = np.stack([known[:, fold == column] @ known[:, fold == column].T for column in columns])
@@ -89,9 +90,10 @@ def without_known_luck(auc: Array, influence: Array, fold: Array) -> tuple[Array
     weights[complete] = -whole[itself, itself] / whole[itself, itself, itself][:, None]
     weights[complete, itself] = 0.0
     patients = patterns @ np.bincount(fold, minlength=len(columns))
-    freedom = 1 - np.trace(inverse @ gram, axis1=1, axis2=2) / np.maximum(patients, 1)
-    left = (influence - weights @ known * done[:, fold]) / freedom[pattern][:, None]
-    return auc - weights @ luck, (left**2).sum(axis=1) / np.where(done.any(axis=1), done.sum(axis=1), np.nan)
+    freedom = 1 - (inverse * gram).sum(axis=(1, 2)) / np.maximum(patients, 1)
+    left = influence - weights @ known * seen
+    variance = (left**2).sum(axis=1) / freedom[pattern] ** 2 / np.where(done.any(axis=1), done.sum(axis=1), np.nan)
+    return auc - weights @ luck, variance
 
 
 def differences(prediction: tuple[Array, Array, Array], leader: int) -> tuple[Array, Array]:
