@@ -19,9 +19,9 @@ from scipy.stats import wilcoxon as signed_rank_test
 from sweep.race_model import Array, chance_above, differences, predicted_means, without_known_luck
 
 EARLY_SHARE = 0.01
-# Errors of means over few folds have heavier tails than the model, as families of configurations have luck with a fold:
-# they are multiplied by 1 + CAUTION / folds done. Chosen on simulated tables, so that alpha is the share of lost winners
-# at most.
+# Errors of means over few folds have heavier tails than the model, as families of configurations have luck with a
+# fold: they are multiplied by 1 + CAUTION / folds done. Chosen on simulated tables, so that alpha is the share of lost
+# winners at most.
 CAUTION = 1.0
 FEWEST_CURVES = FEWEST_CONFIGURATIONS = 10
 
