@@ -25,7 +25,8 @@ CREDENTIALS = " ".join(f"{name}={value}" for name, value in buckets.CREDENTIALS.
 RAY = f"PYTHONPATH={CHECKOUT} RAY_AUTH_MODE=token {CREDENTIALS} {BIN}/ray"
 HEAD, WORKERS, OUTSIDER = 1, (2, 3), 4
 GPUS_PER_WORKER, FOLDS_PER_GPU = 2, 2
-LONGER = "training.epochs=30"  # workers start seconds apart, and are to train side by side
+# Workers start seconds apart, and are to train side by side.
+LONGER = [*TINY, "training.epochs=30", "training.patience=30"]
 NODE_FOLDER = "/dev/shm/sweep"  # a disk of the host's own
 ALIVE = """
 import json, ray
@@ -101,7 +102,7 @@ def cluster(group: Hosts) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def runs(cluster: Path, group: Hosts) -> Path:
     """The folder of the same sweep twice: `alone` on this machine, `together` started through the cluster's head."""
-    alone = sweep(group.shared, "name=alone", *TINY, LONGER)
+    alone = sweep(group.shared, "name=alone", *LONGER)
     assert alone.returncode == 0, alone.stderr
     settings = [f"resources.gpus_per_fold={1 / FOLDS_PER_GPU}", f"cluster.node_folder={NODE_FOLDER}"]
     ray("exec", str(cluster), joining_sweep(group.shared, "name=together", *settings))
@@ -110,7 +111,7 @@ def runs(cluster: Path, group: Hosts) -> Path:
 
 def joining_sweep(folder: Path | str, *settings: str) -> str:
     python = f"PYTHONPATH={CHECKOUT} RAY_AUTH_MODE=token {CREDENTIALS} {BIN}/python"
-    return f"cd {folder} && {python} -m sweep cluster.address=auto {shlex.join([*TINY, LONGER, *settings])}"
+    return f"cd {folder} && {python} -m sweep cluster.address=auto {shlex.join([*LONGER, *settings])}"
 
 
 def files(run: Path, name: str) -> dict[str, bytes]:
@@ -165,7 +166,7 @@ def test_as_many_folds_share_a_gpu_as_their_shares_say(placed: Sequence[Placed])
         max(sum(fold.begin <= other.begin < fold.end for fold in folds) for other in folds)
         for folds in (list(folds) for _, folds in groupby(placed, key=lambda fold: (fold.host, fold.gpus)))
     ]
-    assert max(at_once) == FOLDS_PER_GPU
+    assert max(at_once) == FOLDS_PER_GPU, placed
 
 
 @pytest.mark.parametrize("identity", ["RAY_AUTH_MODE=disabled", f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN={'0' * 64}"])
