@@ -102,7 +102,7 @@ def paired(evidence: Evidence, leader: int, row: int, alpha: float) -> Drop | No
     shared = evidence.done[row]
     done, folds = shared.sum(), len(shared)
     difference = float((evidence.auc[row] - evidence.auc[leader])[shared].mean())
-    variance = _paired_variance(evidence, leader, [row])[0, shared].mean()
+    variance = _paired_variance(evidence, leader, row)[shared].mean()
     error = np.sqrt(variance / done * (1 - done / folds))
     if difference + ndtri(1 - alpha) * error >= 0:
         return None
@@ -266,9 +266,9 @@ def out_of_budget(evidence: Evidence, why: str) -> Verdict:
     return Verdict(drops, value, folds)
 
 
-def _paired_variance(evidence: Evidence, reference: int, rows: Sequence[int] | slice = slice(None)) -> Array:
-    """(rows, K): DeLong's variance of each fold's paired difference to `reference`, where both have the fold."""
-    squares = (evidence.influence[rows] - evidence.influence[reference]) ** 2
+def _paired_variance(evidence: Evidence, reference: int, row: int) -> Array:
+    """(K,): DeLong's variance of each fold's paired difference to `reference`, where both have the fold."""
+    squares = (evidence.influence[row] - evidence.influence[reference]) ** 2
     return np.asarray(squares @ (evidence.fold[:, None] == np.arange(evidence.auc.shape[1])))
 
 
