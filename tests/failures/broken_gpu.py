@@ -10,14 +10,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-ENTRY_POINT = "[pytorch_lightning.callbacks_factory]\nbroken_gpu = tests.failures.broken_gpu:callbacks\n"
+from tests.failures import plugin
 
 
 def install(folder: Path, errors: int) -> None:
-    information = folder / "broken_gpu-1.dist-info"
-    information.mkdir(parents=True)
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-gpu\nVersion: 1\n")
-    (information / "entry_points.txt").write_text(ENTRY_POINT)
+    plugin.install(folder, "broken_gpu")
     for number in range(errors):
         (folder / f"{number}.error").touch()
 

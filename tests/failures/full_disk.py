@@ -13,19 +13,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tests.failures import plugin
+
 ROOT = Path(__file__).parents[2]
 WRITING = os.O_WRONLY | os.O_RDWR
 # What is as good as the same file: other units, configurations, processes.
 NUMBERED = re.compile(r"[0-9a-f]{6,}|\d+")
-ENTRY_POINT = "[pytorch_lightning.callbacks_factory]\nfull_disk = tests.failures.full_disk:callbacks\n"
 
 
 def install(folder: Path, disk: Path, chosen: str) -> dict[str, str]:
     """The environment in which a sweep notes its writes below `disk`, and finds it full from `chosen` on."""
-    information = folder / "full_disk-1.dist-info"
-    information.mkdir(parents=True)
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: full-disk\nVersion: 1\n")
-    (information / "entry_points.txt").write_text(ENTRY_POINT)
+    plugin.install(folder, "full_disk")
     (folder / "sitecustomize.py").write_text("from tests.failures import full_disk\n\nfull_disk.watch()\n")
     path = os.pathsep.join([str(folder), str(ROOT)])
     return {"PYTHONPATH": path, "FULL_DISK": str(disk.resolve()), "FULL_DISK_AT": chosen}
