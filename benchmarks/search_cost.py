@@ -97,7 +97,8 @@ def replay(source: Table, strategy: str, alpha: float, seed: int, workers: int =
     """(cost, regret) of one order; folds take log-normal times, so that with several workers they end in any order."""
     random = np.random.default_rng(seed)
     rows, columns = random.permutation(len(source.auc)), random.permutation(source.auc.shape[1])
-    auc, influence, fold = source.auc[np.ix_(rows, columns)], source.influence[rows], np.argsort(columns)[source.fold]
+    auc, fold = source.auc[np.ix_(rows, columns)], np.argsort(columns)[source.fold]
+    influence = np.zeros_like(source.influence)
     decide, wide = STRATEGIES[strategy.removesuffix(" wide")], strategy.endswith(" wide")
     begun, done, alive = np.zeros(auc.shape, bool), np.zeros(auc.shape, bool), np.ones(len(auc), bool)
     running: list[tuple[float, int, int]] = []
@@ -106,7 +107,7 @@ def replay(source: Table, strategy: str, alpha: float, seed: int, workers: int =
         shown = min(asked + 1, len(auc))
         evidence = Evidence(
             np.where(done, auc, np.nan)[:shown],
-            influence[:shown],  # strategies look at finished folds alone, as a test says
+            influence[:shown],
             fold,
             alive[:shown],
             last=asked == len(auc),
@@ -116,7 +117,7 @@ def replay(source: Table, strategy: str, alpha: float, seed: int, workers: int =
         value, order = verdict.value, verdict.folds
         while len(running) < workers:
             busy = (begun & ~done)[: len(value)].sum(axis=1)
-            worth = np.where(value > 0, value / (1 + busy) ** 2, value)
+            worth = np.where(value > 0, value / (1 + busy) ** 3, value)
             worth = np.where(alive[: len(value)] & ~begun[: len(value)].all(axis=1), worth, -np.inf)
             if wide and asked < len(value):
                 worth[asked] = np.inf
@@ -135,6 +136,7 @@ def replay(source: Table, strategy: str, alpha: float, seed: int, workers: int =
             break
         now, row, column = heapq.heappop(running)
         done[row, column] = True
+        influence[row, fold == column] = source.influence[rows[row], fold == column]
     full = auc.mean(axis=1)
     return float(done.mean()), float(full.max() - full[done.all(axis=1)].max())
 

@@ -1,7 +1,7 @@
 """What each switch of docs/performance.md does to the final AUC on the phantom, paired with the default, and to time.
 
     python benchmarks/switches.py model.learning_rate=1e-3 augmentation.benign_factor=5 augmentation.malignant_factor=10
-    python benchmarks/switches.py --seeds 1 --folds 4
+    python benchmarks/switches.py --seeds 1 --folds 4 --only fused_optimizer=true
 
 A fold is trained as in a sweep, early stopping included, once for each switch from the same initial weights, in the
 same order and under the same affines; on a CPU, as many folds at once as there are cores. The figure is the mean, over
@@ -38,7 +38,7 @@ from sweep.compose import load_settings
 from sweep.prepare import prepare_patches
 
 DEFAULT = "default"
-SWITCHES = [DEFAULT, "channels_last=false", "fused_optimizer=true", "precision=bf16-mixed"]
+SWITCHES = ["channels_last=false", "fused_optimizer=true", "precision=bf16-mixed"]
 ON_A_GPU = ["precision=tf32", "cuda_graphs=true"]
 Outcome = dict[str, tuple[float, float]]
 """Switch to AUC and seconds."""
@@ -70,7 +70,7 @@ def main(options: argparse.Namespace) -> None:
     settings = load_settings(overrides)
     store = prepare_patches(settings).store
     patients = store.lesions[["patient_id", "label"]].drop_duplicates("patient_id")
-    switches = SWITCHES + (ON_A_GPU if torch.cuda.is_available() else [])
+    switches = [DEFAULT, *(options.only or SWITCHES + (ON_A_GPU if torch.cuda.is_available() else []))]
     processes = 1 if torch.cuda.is_available() else os.cpu_count()
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         for seed in range(options.seeds):
@@ -93,4 +93,5 @@ if __name__ == "__main__":
     parser.add_argument("settings", nargs="*", help="as for `python -m sweep`, model=resnet50 for example")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folds", type=int, default=10, help="of each seed's ten")
+    parser.add_argument("--only", nargs="+", help="these switches, without training.")
     main(parser.parse_args())

@@ -11,7 +11,7 @@ from scipy.special import betaincc
 Array = NDArray[Any]
 EM_STEPS = 12
 # Of the complete configurations, the best ones: enough, and a decision's time does not grow with the sweep.
-MOST_COMPLETE = 40
+MOST_COMPLETE = 20
 
 
 def predicted_means(auc: Array, least: Array | float = 0.0) -> tuple[Array, Array, Array]:
@@ -67,7 +67,7 @@ def without_known_luck(auc: Array, influence: Array, fold: Array) -> tuple[Array
 
     Args:
         auc: (C, K), nan where not done.
-        influence: (C, N) of patients on the AUC of their fold.
+        influence: (C, N) of patients on the AUC of their fold, 0 where that is not done.
         fold: (N,) column of each patient's fold.
 
     Returns:
@@ -76,24 +76,26 @@ def without_known_luck(auc: Array, influence: Array, fold: Array) -> tuple[Array
     done, columns = ~np.isnan(auc), np.arange(auc.shape[1])
     complete = np.flatnonzero(done.all(axis=1))
     complete = complete[np.argsort(-auc[complete].mean(axis=1), kind="stable")[:MOST_COMPLETE]]
-    seen = done[:, fold]
-    influence = influence * seen
     known, luck = influence[complete], auc[complete] - auc[complete].mean(axis=1, keepdims=True)
-    patterns, pattern = np.unique(done, axis=0, return_inverse=True)
+    rows_as_bytes = np.ascontiguousarray(done).view(f"S{len(columns)}")[:, 0]
+    _, first, pattern = np.unique(rows_as_bytes, return_index=True, return_inverse=True)
+    patterns = done[first]
     of_fold = np.stack([known[:, fold == column] @ known[:, fold == column].T for column in columns])
     gram = np.tensordot(patterns.astype(float), of_fold, 1)
     penalty = np.trace(gram, axis1=1, axis2=2) / max(len(complete), 1) + 1e-12
     inverse = np.linalg.inv(gram + penalty[:, None, None] * np.eye(len(complete)))
-    weights = np.einsum("cd,cde->ce", influence @ known.T, inverse[pattern])
+    cross = influence @ known.T
+    weights = np.matmul(cross[:, None], inverse[pattern])[:, 0]
     whole = inverse[pattern[complete]]
     itself = np.arange(len(complete))
     weights[complete] = -whole[itself, itself] / whole[itself, itself, itself][:, None]
     weights[complete, itself] = 0.0
     patients = patterns @ np.bincount(fold, minlength=len(columns))
     freedom = 1 - (inverse * gram).sum(axis=(1, 2)) / np.maximum(patients, 1)
-    left = influence - weights @ known * seen
-    variance = (left**2).sum(axis=1) / freedom[pattern] ** 2 / np.where(done.any(axis=1), done.sum(axis=1), np.nan)
-    return auc - weights @ luck, variance
+    explained = weights * (2 * cross - np.matmul(weights[:, None], gram[pattern])[:, 0])
+    squares = np.einsum("cn,cn->c", influence, influence) - explained.sum(axis=1)
+    folds = np.where(done.any(axis=1), done.sum(axis=1), np.nan)
+    return auc - weights @ luck, np.maximum(squares, 0) / freedom[pattern] ** 2 / folds
 
 
 def differences(prediction: tuple[Array, Array, Array], leader: int) -> tuple[Array, Array]:

@@ -235,10 +235,10 @@ class Search:
     def _worth(self, value: Array) -> Array:
         """Of the next fold in every row; a fold in training makes a configuration's next one worth less.
 
-        By the square: then many workers spend the fewest folds on what is dropped soon (docs/measurements.md).
+        By the third power: then many workers spend the fewest folds on what is dropped soon (docs/measurements.md).
         """
         under_way = self._under_way[self._shared[: len(value)]].sum(axis=1)
-        worth = np.where(value > 0, value / (1 + under_way) ** 2, value)
+        worth = np.where(value > 0, value / (1 + under_way) ** 3, value)
         has_newcomer = len(value) > len(self.candidates)
         if has_newcomer and self._settings.search.sampler in UNLEARNING_SAMPLERS and worth.max() > 0:
             worth[-1] = np.inf

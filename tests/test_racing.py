@@ -84,15 +84,6 @@ def test_a_hopeless_configuration_is_dropped_by_its_ninth_fold(name: str) -> Non
     assert [drop.row for drop in verdict.drops] == [6]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_what_is_not_finished_has_no_influence_on_the_verdict(source: Table, name: str) -> None:
-    """So that the benchmark need not blank it before every decision."""
-    seen = evidence_of(source, partly_done(source, 2))
-    all_known = replace(seen, influence=source.influence)
-    first, second = (STRATEGIES[name](evidence, 0.05) for evidence in (seen, all_known))
-    assert first.drops == second.drops and np.array_equal(first.value, second.value)
-
-
 def test_none_costs_everything_and_lossless_loses_nothing(source: Table) -> None:
     assert replay(source, "none", 0.05, 1) == (1.0, 0.0)
     for seed in range(5):
