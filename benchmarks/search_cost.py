@@ -114,17 +114,15 @@ def replay(source: Table, strategy: str, alpha: float, seed: int, workers: int =
         )
         verdict = (decide if done.any() else STRATEGIES["none"])(evidence, alpha)
         alive[[drop.row for drop in verdict.drops]] = False
-        value, order = verdict.value, verdict.folds
         while len(running) < workers:
-            busy = (begun & ~done)[: len(value)].sum(axis=1)
-            worth = np.where(value > 0, value / (1 + busy) ** 3, value)
-            worth = np.where(alive[: len(value)] & ~begun[: len(value)].all(axis=1), worth, -np.inf)
-            if wide and asked < len(value):
+            worth = verdict.worth((begun & ~done)[:shown].sum(axis=1))
+            worth = np.where(alive[:shown] & ~begun[:shown].all(axis=1), worth, -np.inf)
+            if wide and asked < shown:
                 worth[asked] = np.inf
             row = int(np.argmax(worth))
             if worth[row] == -np.inf:
                 break
-            column = int(order[np.argmin(begun[row, order])])
+            column = int(verdict.folds[np.argmin(begun[row, verdict.folds])])
             begun[row, column] = True
             heapq.heappush(running, (now + random.lognormal(0, 0.4), row, column))
             if row == asked:

@@ -23,6 +23,8 @@ EARLY_SHARE = 0.01
 # fold: they are multiplied by 1 + CAUTION / folds done. Chosen on simulated tables, so that alpha is the share of lost
 # winners at most.
 CAUTION = 1.0
+# Of the chance to win of a configuration that is not to win, after one more fold: no more than about this.
+LEFT_BY_A_FOLD = 0.1
 FEWEST_CURVES = FEWEST_CONFIGURATIONS = 10
 
 
@@ -75,6 +77,21 @@ class Verdict:
     """(C,): of one more fold of each configuration, in any unit; only their order counts; -inf: it gets none."""
     folds: Array
     """(K,): columns in the order in which they are to be trained."""
+    enough: float = 0.0
+    """Once the values' sum is no more than this, the race is over."""
+
+    def worth(self, under_way: Array) -> Array:
+        """(C,): of the next fold of each configuration beside those under way; -inf if these will probably be enough.
+
+        The third power has many workers spend the fewest folds on what is dropped soon (docs/measurements.md).
+
+        Args:
+            under_way: (C,) folds in training.
+        """
+        left = np.where(under_way > 0, LEFT_BY_A_FOLD, 1.0) @ self.value
+        if self.enough and under_way.any() and left <= self.enough:
+            return np.full(len(self.value), -np.inf)
+        return np.where(self.value > 0, self.value / (1 + under_way) ** 3, self.value)
 
 
 Strategy = Callable[[Evidence, float], Verdict]
@@ -190,18 +207,18 @@ def posterior(evidence: Evidence, alpha: float) -> Verdict:
         above = chance_above(float(evidence.auc[leader].mean()), evidence.auc, prediction[0], error)
     # All folds of one that is likely to lead are worth more than any other's: nothing is dropped before it is complete.
     above[leader] = 0.0 if evidence.complete[leader] else 1e3
-    drops = []
+    drops, enough = [], alpha if evidence.last and evidence.complete[leader] else 0.0
     if evidence.complete[leader]:
         rows = np.argsort(above, kind="stable")
         rows = rows[np.isnan(evidence.auc[rows]).any(axis=1)]
-        finished = evidence.last and above.sum() <= alpha
+        finished = above.sum() <= enough
         sure = evidence.alive[rows] & evidence.done[rows].any(axis=1)
         sure &= finished | (np.cumsum(above[rows]) <= alpha * EARLY_SHARE)
         drops = [
             _drop(int(row), leader, float(difference[row]), float(error[row]), _chance(float(above[row])))
             for row in rows[sure]
         ]
-    return Verdict(drops, above, folds)
+    return Verdict(drops, above, folds, enough)
 
 
 def _prediction(evidence: Evidence) -> tuple[Array, Array, Array]:

@@ -216,7 +216,7 @@ class Search:
 
     def _choose(self) -> tuple[Candidate, int] | None:
         verdict, columns, waiting = self._judge(), self._columns(), self._waiting()
-        worth = self._worth(verdict.value)
+        worth = self._worth(verdict)
         worth[: len(waiting)][~waiting.any(axis=1)] = -np.inf
         worth[[drop.row for drop in verdict.drops]] = -np.inf
         row = int(np.argmax(worth))
@@ -232,14 +232,10 @@ class Search:
         self._under_way[self._shared[row], fold] = True
         return candidate, fold
 
-    def _worth(self, value: Array) -> Array:
-        """Of the next fold in every row; a fold in training makes a configuration's next one worth less.
-
-        By the third power: then many workers spend the fewest folds on what is dropped soon (docs/measurements.md).
-        """
-        under_way = self._under_way[self._shared[: len(value)]].sum(axis=1)
-        worth = np.where(value > 0, value / (1 + under_way) ** 3, value)
-        has_newcomer = len(value) > len(self.candidates)
+    def _worth(self, verdict: Verdict) -> Array:
+        """Of the next fold in every row, beside those under way."""
+        worth = verdict.worth(self._under_way[self._shared[: len(verdict.value)]].sum(axis=1))
+        has_newcomer = len(worth) > len(self.candidates)
         if has_newcomer and self._settings.search.sampler in UNLEARNING_SAMPLERS and worth.max() > 0:
             worth[-1] = np.inf
         return worth

@@ -14,6 +14,7 @@ from sweep.race_model import chance_above, predicted_means, without_known_luck
 from sweep.racing import (
     STRATEGIES,
     Evidence,
+    Verdict,
     expected_improvement,
     fold_influence,
     hopeless_below,
@@ -265,3 +266,16 @@ def test_expected_improvement_needs_ten_configurations_and_a_complete_one() -> N
     few = replace(evidence, auc=auc_of[:9], alive=evidence.alive[:9])
     incomplete = replace(evidence, auc=np.where(np.arange(4) < 3, auc_of, np.nan))
     assert expected_improvement(few) == expected_improvement(incomplete) == float("inf")
+
+
+def test_no_fold_is_begun_when_those_under_way_will_probably_be_enough() -> None:
+    value, nobody = np.array([0.0, 0.05, 0.004]), np.zeros(3)
+    verdict = Verdict([], value, np.arange(10), enough=0.01)
+    assert np.array_equal(verdict.worth(nobody), value)  # it is too much: somebody has to get a fold
+    assert np.array_equal(verdict.worth(np.array([0, 1, 0])), np.full(3, -np.inf))  # leaves 0.005 + 0.004
+    assert np.array_equal(verdict.worth(np.array([0, 0, 1])), [0.0, 0.05, 0.0005])  # leaves 0.05 + 0.0004
+
+
+def test_many_workers_cost_hardly_more_than_one() -> None:
+    one, many = (np.mean([replay(simulate(s, 60), "posterior wide", 0.03, 0, n)[0] for s in range(8)]) for n in (1, 8))
+    assert many < 1.1 * one
