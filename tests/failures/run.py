@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -96,6 +97,8 @@ def main() -> int:
             flush=True,
         )
     print(f"{len(rounds)} rounds, {failed} failed")
+    if not failed:
+        shutil.rmtree(folder)
     return 1 if failed else 0
 
 
