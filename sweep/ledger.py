@@ -113,10 +113,10 @@ class Ledger:
         own = self._own(unit)
         own.parent.mkdir(parents=True, exist_ok=True)
         self.fetch(unit, checkpoints=True)
-        if not own.exists() and (left := self._partials(unit)):
-            left[0].replace(own)
+        if not own.exists() and (left := self.partial(unit)) != own:
+            left.replace(own)
             share(own)
-            remove(left[0])
+            remove(left)
             for file in own.glob("*.unfinished"):  # may still be open in the process that had the folder before
                 file.unlink()
         own.mkdir(exist_ok=True)
@@ -130,14 +130,15 @@ class Ledger:
         own, finished = self._own(unit), self.finished(unit)
         fetch(finished)
         if not self.is_done(unit):
-            (own / "failure.json").unlink(missing_ok=True)
+            for left in ("failure.json", "DONE"):  # the latter by a process that was killed before it could rename
+                (own / left).unlink(missing_ok=True)
             files = {path.name: _fingerprint(path) for path in sorted(own.iterdir())}
             write_atomically(own / "DONE", json.dumps(files, indent=0) + "\n")
             shutil.rmtree(finished, ignore_errors=True)
             own.replace(finished)
             share(finished)
-        for left in {own, *self._partials(unit)}:
-            remove(left)
+        for folder in {own, *self._partials(unit)}:
+            remove(folder)
 
     def record_failure(self, unit: Unit, reason: str, kind: FailureKind) -> None:
         """Leave why a try has no result, for the driver."""

@@ -266,7 +266,7 @@ class Settings(Section):
         idle = ["name", "output", "cache", "resources.gpus_per_fold", "resources.tries"]
         idle += ["search.configurations", "search.max_folds", "search.max_hours", "search.min_expected_improvement"]
         idle += ["data.max_excluded", "data.pseudonym_key", *(f"cluster.{name}" for name in Cluster.model_fields)]
-        idle += ["resources.folds_per_pack", "resources.stall_minutes"]
+        idle += ["resources.folds_per_pack", "resources.stall_minutes", "resources.saving_share"]
         idle += [f"evaluation.{name}" for name in Evaluation.model_fields if name != "slices"]
         return {name: value for name, value in flatten(self.model_dump(mode="json")).items() if name not in idle}
 

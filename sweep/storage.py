@@ -68,14 +68,17 @@ class Mirror:
             self._alike[path] = one.mtime_ns
 
     def push(self, part: Path) -> None:
-        """Bring what changed in the order in which it was written, but seals before what they seal, and DONE last."""
+        """Bring what changed in the order in which it was written, but seals after what they seal, and DONE last.
+
+        A seal is read first: what it seals has grown by then, if anything, and stays as it says whenever this is cut.
+        """
         with self._pushing:
             changed = _whole_files(part)
-            for path in sorted(changed, key=lambda p: (p.suffix != ".sha256", p.name == "DONE", changed[p], p)):
+            seals = {path: path.read_bytes() for path in changed if path.suffix == ".sha256"}
+            for path in sorted(changed, key=lambda p: (p.name == "DONE", p in seals, changed[p], p)):
                 if self._alike.get(path) != changed[path]:
-                    # A worker renames its folder when it has finished.
-                    with suppress(FileNotFoundError), path.open("rb") as source:
-                        self.write(path, source.read())
+                    with suppress(FileNotFoundError):  # a worker renames its folder when it has finished
+                        self.write(path, seals.get(path) or path.read_bytes())
                     self._alike[path] = changed[path]
 
     def read(self, path: Path) -> bytes:

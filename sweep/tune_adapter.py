@@ -123,7 +123,7 @@ class UnitSearcher(Searcher):
 
     def _elsewhere(self, trial_id: str, pack: Pack) -> dict[str, Any]:
         """A retry gets twice the room of the last try, for memory may have been short, and another node if any."""
-        nodes = living_nodes()
+        nodes = self._watch.able_nodes()
         failed_on = set[str]().union(*(self._failed_on[candidate.unit(fold)] for candidate, fold in pack))
         avoid = frozenset(failed_on & nodes.keys() if nodes.keys() - failed_on else ())
         self._watch.avoiding[trial_id] = avoid
@@ -145,7 +145,7 @@ class UnitSearcher(Searcher):
                 log.warning("%s: a checkpoint that was not whole was not used", damaged)
             self._search.succeeded(candidate, fold)
         elif node and node not in living_nodes():
-            log.warning("configuration %d fold %d goes on elsewhere: its node is gone", candidate.number, fold)
+            log.warning("configuration %d fold %d goes on elsewhere: its node goes away", candidate.number, fold)
             self._search.returned(candidate, fold)  # no try of its own: machines that come and go must not fail it
             return
         else:
@@ -215,6 +215,7 @@ def run_units(
         searcher = UnitSearcher(search, place, on_event, watch, config)
         available = ray.cluster_resources()  # type: ignore[no-untyped-call]
         needed, slots = fold_resources(resources, available, cluster.folds_at_once)
+        watch.needed, watch.more_nodes_may_come = needed, cluster.folds_at_once is not None
         searcher.pack_size = partial(pack_size, resources, on_gpu=needed["GPU"] > 0, slots=slots)
         tune.Tuner(
             tune.with_resources(FoldTrainable, partial(trial_resources, needed)),

@@ -15,6 +15,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.tune import Callback
 
 SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_FOR_AN_ANSWER = 10.0
 _task_failed = RayActorManager._actor_task_failed
 
 
@@ -43,13 +44,16 @@ class Watch(Callback):
         self.stalled: dict[str, str] = {}
         """Why a trial's worker was killed."""
         self.avoiding: dict[str, frozenset[str]] = {}
-        """Nodes on which a trial must not run; it ends the sweep if all others are gone before it has begun."""
+        """Nodes on which a trial must not run; if all others are gone before it has begun, the sweep ends."""
+        self.needed: Mapping[str, float] = {}
+        """Resources of a unit."""
+        self.more_nodes_may_come = False
         self.error: Exception | None = None
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         actor = self.actors[trial.trial_id] = trial.temporary_state.ray_actor
-        with suppress(RayError):  # dead already; Tune finds out
-            self.nodes[trial.trial_id] = ray.get(actor.node.remote())
+        with suppress(RayError):  # dead already, or it hangs; Tune or the next looks find out
+            self.nodes[trial.trial_id] = ray.get(actor.node.remote(), timeout=SECONDS_FOR_AN_ANSWER)
         self.avoiding.pop(trial.trial_id, None)
 
     def forget(self, trial_id: str) -> None:
@@ -68,11 +72,23 @@ class Watch(Callback):
             raise KeyboardInterrupt
 
     def _look(self, now: float) -> None:
-        alive = living_nodes()
-        if not alive or any(alive.keys() <= avoided for avoided in self.avoiding.values()):
+        draining, able = draining_nodes(), self.able_nodes().keys()
+        stuck = any(avoided and able <= avoided for avoided in self.avoiding.values())
+        if not living_nodes() or (stuck and not self.more_nodes_may_come):
             self.error = ConnectionError("Ray's nodes are gone: the same command goes on where this one stopped")
-        for trial_id in self.actors:
-            self._look_at(trial_id, now)
+        for trial_id, actor in self.actors.items():
+            if self.nodes.get(trial_id) in draining:
+                ray.kill(actor)  # its units go on elsewhere from their last epochs
+            else:
+                self._look_at(trial_id, now)
+
+    def able_nodes(self) -> dict[str, Mapping[str, float]]:
+        """Living nodes on which a unit has room when nothing else runs there; a head often has none."""
+        return {
+            node: there
+            for node, there in living_nodes().items()
+            if all(there.get(name, 0) >= amount for name, amount in self.needed.items())
+        }
 
     def _look_at(self, trial_id: str, now: float) -> None:
         state = [last_change(folder) for folder in self._folders(trial_id)]
@@ -97,8 +113,15 @@ def outlive_lack_of_memory() -> None:
 
 
 def living_nodes() -> dict[str, Mapping[str, float]]:
-    """Resources by node."""
-    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+    """Resources by node, of those that are not about to be taken away."""
+    draining = draining_nodes()
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"] and node["NodeID"] not in draining}
+
+
+def draining_nodes() -> set[str]:
+    """Nodes that Ray was told to drain, as when a spot machine's notice came."""
+    return set(ray._private.state.state.get_draining_nodes())
 
 
 def last_change(folder: Path) -> tuple[Path, int]:

@@ -1,5 +1,6 @@
 """Only what was finished whole counts as done, and nothing done is ever redone or lost."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,15 @@ def test_a_folder_that_was_killed_before_done_is_replaced(ledger: Ledger) -> Non
     (ledger.begin(UNIT) / "predictions.parquet").write_text("whole")
     ledger.finish(UNIT)
     assert (ledger.finished(UNIT) / "predictions.parquet").read_text() == "whole"
+
+
+def test_one_killed_between_its_seal_and_its_name_is_finished_by_the_next_try(ledger: Ledger) -> None:
+    folder = ledger.begin(UNIT)
+    (folder / "result.json").write_text("{}")
+    (folder / "DONE").write_text(json.dumps({"result.json": [2, "its checksum"]}))
+    ledger.finish(UNIT)
+    assert json.loads((ledger.finished(UNIT) / "DONE").read_text()).keys() == {"result.json"}
+    assert ledger.is_done(UNIT)
 
 
 def test_units_of_other_splits_folds_and_configurations_are_apart(ledger: Ledger) -> None:

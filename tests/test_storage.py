@@ -1,5 +1,6 @@
 """A run at a URL: everything that is finished stands there, whichever machine worked on it. On moto's S3 server."""
 
+import contextlib
 import os
 import re
 import signal
@@ -13,9 +14,10 @@ import pytest
 import torch
 
 import sweep.storage
+from sweep.journal import mend, seal
 from sweep.ledger import Ledger, Unit
 from sweep.settings import SettingsError, below
-from sweep.storage import at_hand, leased
+from sweep.storage import Mirror, at_hand, leased
 from tests import buckets
 from tests.test_ledger import flip_a_bit, forget_what_was_checked
 from tests.test_main import TINY
@@ -86,6 +88,40 @@ def train(folder: Path, process: str, *, until_killed: bool = False) -> str:
             (own / "weights.pt").write_bytes(bytes(100))
             ledger.finish(UNIT)
     return found
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_journal_is_whole_wherever_its_journey_to_the_url_was_cut(written: int, tmp_path: Path) -> None:
+    """And it grows meanwhile."""
+    journal, url = tmp_path / "here" / "optuna.journal", f"file://{tmp_path}/there"
+    journal.parent.mkdir()
+
+    class Cut(Mirror):
+        left = 99
+
+        def write(self, path: Path, content: bytes) -> None:
+            grow()
+            if self.left == 0:
+                raise ConnectionError("cut")
+            self.left -= 1
+            super().write(path, content)
+
+    def grow() -> None:
+        with journal.open("a") as file:
+            file.write('{"op_code": 0}\n')
+        seal(journal)
+
+    (tmp_path / "there").mkdir()
+    grow()
+    mirror = Cut(journal.parent, url)
+    mirror.push(journal.parent)
+    grow()
+    mirror.left = written
+    with contextlib.suppress(ConnectionError):
+        mirror.push(journal.parent)
+    there = tmp_path / "there" / journal.name
+    mend(there)
+    assert there.read_text().count("\n") >= 1 + bool(written)
 
 
 def test_a_unit_moves_to_another_node_at_its_last_checkpoint(bucket: str) -> None:
