@@ -10,11 +10,13 @@ import platform
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -91,11 +93,24 @@ def build_store(
 
     Raises:
         LeakageError: two patients have the same pixels, and the rules say stop.
+        OSError: there is no room for it, for one.
     """
     store = PatchStore.of(cache, _digest(cohort, rules, _content_hashes(cohort, executor, progress)))
     if not store.is_whole():
-        _build(store, cohort, rules, executor, progress)
+        with _naming(store.folder.parent):
+            _build(store, cohort, rules, executor, progress)
     return store
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """A failed write does not say where it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 def _content_hashes(cohort: Cohort, executor: Executor, progress: Progress | None) -> list[str]:
@@ -161,9 +176,21 @@ def _write_patches(
 ) -> list[Written]:
     """Fills the array in parallel, patient by patient."""
     shape = (len(cohort.lesions), 6, rules.side, rules.side)
-    open_memmap(file, mode="w+", dtype=np.float16, shape=shape).flush()
+    _new_array(file, shape).flush()
     report = progress and partial(progress, "patches")
     return spread(executor, partial(cut_patches, file, rules.widest_context), _patients(cohort), report)
+
+
+def _new_array(file: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.float16]]:
+    """An array in a file, memory-mapped, all zeros.
+
+    Its room is taken at once: where the disk is full, writing into a hole of the file would end the process by SIGBUS.
+    """
+    array: np.memmap[Any, np.dtype[np.float16]] = open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+    return array
 
 
 def _patients(cohort: Cohort) -> list[PatientBoxes]:
@@ -203,7 +230,7 @@ def _keep_rows(file: Path, rows: pd.Index) -> None:
     if len(rows) == len(everything):
         return
     kept = file.with_name("kept.npy")
-    compact = open_memmap(kept, mode="w+", dtype=np.float16, shape=(len(rows), *everything.shape[1:]))
+    compact = _new_array(kept, (len(rows), *everything.shape[1:]))
     for row, source in enumerate(rows):
         compact[row] = everything[source]
     compact.flush()

@@ -1,13 +1,13 @@
 """Which configurations may be dropped before all their folds are trained, and whose next fold is worth most.
 
 Pure NumPy: a strategy is a function of the evidence alone, so that a resumed sweep comes to the same decisions. All
-configurations see the folds in one shared order, so any two are compared on the same patients.
+configurations see the folds in one shared order, which with `posterior` and `lossless` changes with the leader.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -42,6 +42,8 @@ class Evidence:
     """(C,): neither dropped nor failed."""
     last: bool = True
     """No other configuration than these will be proposed."""
+    out: Array | bool = False
+    """(C,): failed, hopeless, or left out by a budget: it cannot win any more, and nothing was risked by the race."""
 
     @property
     def done(self) -> Array:
@@ -66,6 +68,8 @@ class Drop(NamedTuple):
     low: float
     high: float
     why: str
+    risked: bool = True
+    """It might have won, which counts towards alpha."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ class Verdict:
     """(K,): columns in the order in which they are to be trained."""
     enough: float = 0.0
     """Once the values' sum is no more than this, the race is over."""
+    spread: float = 0.0
+    """How much less the next fold is worth for each one under way, where values are not positive."""
 
     def worth(self, under_way: Array) -> Array:
         """(C,): of the next fold of each configuration beside those under way; -inf if these will probably be enough.
@@ -91,7 +97,7 @@ class Verdict:
         left = np.where(under_way > 0, LEFT_BY_A_FOLD, 1.0) @ self.value
         if self.enough and under_way.any() and left <= self.enough:
             return np.full(len(self.value), -np.inf)
-        return np.where(self.value > 0, self.value / (1 + under_way) ** 3, self.value)
+        return np.where(self.value > 0, self.value / (1 + under_way) ** 3, self.value - self.spread * under_way)
 
 
 Strategy = Callable[[Evidence, float], Verdict]
@@ -159,14 +165,17 @@ def none(evidence: Evidence, alpha: float) -> Verdict:  # noqa: ARG001
 
 
 def against_leader(rule: Rule, evidence: Evidence, alpha: float) -> Verdict:
-    """One configuration after the other gets its folds; once one is complete, the rule judges all begun ones by it."""
-    verdict, leader = none(evidence, alpha), evidence.leader
+    """One configuration after the other gets its folds; once one is complete, the rule judges all begun ones by it.
+
+    Beside a fold under way another configuration's comes first: what is dropped soon should not have ten at once.
+    """
+    verdict, leader = replace(none(evidence, alpha), spread=float(len(evidence.auc))), evidence.leader
     if leader is None:
         return verdict
     begun = evidence.alive & evidence.done.any(axis=1) & ~evidence.done.all(axis=1)
     drops = [rule(evidence, leader, int(row), alpha) for row in np.flatnonzero(begun)]
     folds = np.argsort(evidence.auc[leader], kind="stable") if rule is lossless else verdict.folds
-    return Verdict([drop for drop in drops if drop], verdict.value, folds)
+    return replace(verdict, drops=[drop for drop in drops if drop], folds=folds)
 
 
 def halving(evidence: Evidence, alpha: float) -> Verdict:  # noqa: ARG001
@@ -176,14 +185,14 @@ def halving(evidence: Evidence, alpha: float) -> Verdict:  # noqa: ARG001
     rungs = [max(1, round(share * folds)) for share in (0.2, 0.5, 1.0)]
     for rung, following in pairwise(rungs):
         keep = max(1, round(rows * rungs[0] / following))
-        if evidence.last and (done[alive] >= rung).all() and alive.sum() > keep:
+        if evidence.last and evidence.done[alive, :rung].all() and alive.sum() > keep:
             mean = np.where(alive, np.nan_to_num(evidence.auc[:, :rung].mean(axis=1)), -1)
             first, *others = (int(row) for row in np.argsort(-mean, kind="stable")[: alive.sum()])
             why = f"not among the best {keep} after {rung} folds"
             out = [row for row in others[keep - 1 :] if not evidence.complete[row]]
             drops = [_drop(row, first, float(mean[row] - mean[first]), 0.0, why) for row in out]
             break
-    return Verdict(drops, -done - np.arange(rows) / rows, np.arange(folds))
+    return Verdict(drops, -done - np.arange(rows) / rows, np.arange(folds), spread=1.0)
 
 
 def posterior(evidence: Evidence, alpha: float) -> Verdict:
@@ -207,6 +216,7 @@ def posterior(evidence: Evidence, alpha: float) -> Verdict:
         above = chance_above(float(evidence.auc[leader].mean()), evidence.auc, prediction[0], error)
     # All folds of one that is likely to lead are worth more than any other's: nothing is dropped before it is complete.
     above[leader] = 0.0 if evidence.complete[leader] else 1e3
+    above = np.where(evidence.out, 0.0, above)
     drops, enough = [], alpha if evidence.last and evidence.complete[leader] else 0.0
     if evidence.complete[leader]:
         rows = np.argsort(above, kind="stable")
@@ -280,7 +290,7 @@ def out_of_budget(evidence: Evidence, why: str) -> Verdict:
     value[leader] = 1
     rows = np.flatnonzero(evidence.alive & ~evidence.complete & (value < 0))
     drops = [_drop(int(row), leader, float(difference[row]), float(error[row]), why) for row in rows]
-    return Verdict(drops, value, folds)
+    return Verdict([drop._replace(risked=False) for drop in drops], value, folds)
 
 
 def _paired_variance(evidence: Evidence, reference: int, row: int) -> Array:

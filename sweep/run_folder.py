@@ -118,8 +118,8 @@ def inner_aucs(ledger: Ledger, unit: Unit) -> Array:
 
 def device_hours(ledger: Ledger, resources: Resources, unit: Unit) -> float:
     """A finished unit's part of its GPU's time, in hours; on CPUs of its worker's."""
-    seconds = json.loads((ledger.finished(unit) / "result.json").read_text())["seconds"]
-    return float(seconds) / 3600 * (resources.gpus_per_fold or 1) / (resources.folds_per_pack or 1)
+    result = json.loads((ledger.finished(unit) / "result.json").read_text())
+    return float(result["seconds"]) / 3600 * (resources.gpus_per_fold or 1) / int(result["side_by_side"])
 
 
 def held_out_auc(ledger: Ledger, unit: Unit, rule: Rule = "max") -> float:

@@ -76,7 +76,7 @@ class Search:
         shape = max(settings.search.configurations, len(self._recorded)), folds
         self._aucs, self._finished = np.full(shape, np.nan), np.zeros(shape, bool)
         self._under_way = np.zeros(shape, bool)
-        self._alive, self._shared = np.ones(shape[0], bool), np.arange(shape[0])
+        self._alive, self._out, self._shared = np.ones(shape[0], bool), np.zeros(shape[0], bool), np.arange(shape[0])
         self._influences: dict[int, Array] = {}
         self._known: tuple[object, ...] = ()
         self._without_auc, self._done, self._used_hours = set[int](), set[Unit](), 0.0
@@ -124,7 +124,8 @@ class Search:
         candidate.tries[fold] = candidate.tries.get(fold, 0) + 1
         candidate.last_failure = reason
         if final or candidate.tries[fold] >= self._settings.resources.tries:
-            candidate.failures[fold], self._alive[candidate.number] = reason, False
+            candidate.failures[fold] = reason
+            self._alive[candidate.number], self._out[candidate.number] = False, True
             self._wave = [unit for unit in self._wave if unit[0] is not candidate or unit[1] in candidate.running]
             self._tell(candidate, TrialState.FAIL)
             self._go_on()
@@ -133,7 +134,8 @@ class Search:
         """A unit was ended as hopeless: its configuration, and what equals it, is out of the race."""
         self.returned(candidate, fold)
         for equal in (one for one in self._equals[candidate.configuration.digest] if one.state == "running"):
-            self._drop(equal, Drop(equal.number, equal.number, nan, nan, nan, f"fold {fold} is hopeless: {reason}"))
+            why = f"fold {fold} is hopeless: {reason}"
+            self._drop(equal, Drop(equal.number, equal.number, nan, nan, nan, why, risked=False))
         self._go_on()
 
     def hopeless_below(self, candidate: Candidate, fold: int) -> tuple[float, ...]:
@@ -215,22 +217,23 @@ class Search:
             self._influences.setdefault(fold, np.zeros((len(self._aucs), len(influence))))[row] = influence
 
     def _choose(self) -> tuple[Candidate, int] | None:
-        verdict, columns, waiting = self._judge(), self._columns(), self._waiting()
-        worth = self._worth(verdict)
-        worth[: len(waiting)][~waiting.any(axis=1)] = -np.inf
-        worth[[drop.row for drop in verdict.drops]] = -np.inf
-        row = int(np.argmax(worth))
-        if worth[row] == -np.inf:
-            return None
-        if row == len(self.candidates):
-            self.candidates.append(self._ask())
-            waiting = self._waiting()
-            if not waiting[row].any():  # equal to another one
-                return self._choose()
-        candidate, order = self.candidates[row], [columns[column] for column in verdict.folds]
+        while True:
+            verdict, columns, waiting = self._judge(), self._columns(), self._waiting()
+            worth = self._worth(verdict)
+            worth[: len(waiting)][~waiting.any(axis=1)] = -np.inf
+            worth[[drop.row for drop in verdict.drops]] = -np.inf
+            row = int(np.argmax(worth))
+            if worth[row] == -np.inf:
+                return None
+            if row == len(self.candidates):
+                self.candidates.append(self._ask())
+                waiting = self._waiting()
+            if waiting[row].any():  # else a new one that equals another
+                break
+        order = [columns[column] for column in verdict.folds]
         fold = next(fold for fold in dict.fromkeys(order + self._order) if waiting[row, fold])
         self._under_way[self._shared[row], fold] = True
-        return candidate, fold
+        return self.candidates[row], fold
 
     def _worth(self, verdict: Verdict) -> Array:
         """Of the next fold in every row, beside those under way."""
@@ -249,15 +252,19 @@ class Search:
         return verdict
 
     def _drop(self, candidate: Candidate, drop: Drop) -> None:
-        candidate.dropped, self._alive[candidate.number] = drop, False
+        self._leave_out(candidate, drop)
         self._study._storage.set_trial_user_attr(self._trial_ids[candidate.number], "dropped", list(drop))
         self._tell(candidate, TrialState.PRUNED)
+
+    def _leave_out(self, candidate: Candidate, drop: Drop) -> None:
+        candidate.dropped = drop
+        self._alive[candidate.number], self._out[candidate.number] = False, not drop.risked
 
     def _verdict(self) -> Verdict:
         racing, spent, may_ask = self._settings.search.racing, self._spent(), self._may_ask
         known = spent, may_ask, len(self.candidates), self._finished.sum(), self._alive.sum()
         if known != self._known:  # else a decision rests on the same evidence as the last one
-            strategy = STRATEGIES[racing.strategy if self._done else "none"]
+            strategy = STRATEGIES["none" if np.isnan(self._aucs).all() else racing.strategy]
             evidence = self._evidence(newcomers=0 if spent else int(may_ask))
             self._last_verdict = out_of_budget(evidence, spent) if spent else strategy(evidence, racing.alpha)
             self._known = known
@@ -273,7 +280,8 @@ class Search:
         none = np.zeros((len(auc), 0))
         influences = [self._influences.get(fold, none)[: len(auc)] for fold in columns]
         fold = np.repeat(np.arange(len(columns)), [one.shape[1] for one in influences])
-        return Evidence(auc, np.hstack([none, *influences]), fold, self._alive[: len(auc)], last=not newcomers)
+        alive, out = self._alive[: len(auc)], self._out[: len(auc)]
+        return Evidence(auc, np.hstack([none, *influences]), fold, alive, not newcomers, out)
 
     def _ask(self) -> Candidate:
         number = len(self.candidates)
@@ -294,7 +302,7 @@ class Search:
             if self._ledger.is_done(candidate.unit(fold)):
                 self._note(candidate, fold, self._score(candidate.unit(fold)))
         if "dropped" in trial.user_attrs:
-            candidate.dropped, self._alive[trial.number] = Drop(*trial.user_attrs["dropped"]), False
+            self._leave_out(candidate, Drop(*trial.user_attrs["dropped"]))
         self._report(candidate)
         return candidate
 

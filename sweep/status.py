@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from sweep.settings import SettingsError
 
 HOUR = 3600.0
 WANTED = re.compile(r"(settings\.yaml|(split|configurations)\.csv|ledger/.*/(DONE|curve\.csv))")
+FINISHED, BEGUN = re.compile(r"fold-\d+"), re.compile(r"fold-\d+\.partial-.*")
+ENDED = ("pruned", "failed")  # states in which a configuration gets no further folds
 
 
 def status(run: Path, now: float | None = None) -> str:
@@ -30,26 +34,58 @@ def status(run: Path, now: float | None = None) -> str:
     if not (run / "settings.yaml").is_file() or not (run / "split.csv").is_file():
         raise SettingsError(f"{run}: no run that has begun; name its folder, as in `python -m sweep status runs/NAME`")
     now = time.time() if now is None else now
-    configurations = _rows(run / "configurations.csv")
-    finished = sorted(done.stat().st_mtime for done in run.glob("ledger/*/*/fold-*/DONE"))
+    configurations, units = _rows(run / "configurations.csv"), _units(run)
+    moments = _moments(units)
+    finished = sorted(moment for own in moments.values() for moment in own)
     folds = len({row["fold"] for row in _rows(run / "split.csv")})
-    total = folds * yaml.safe_load((run / "settings.yaml").read_text())["search"]["configurations"]
+    asked = yaml.safe_load((run / "settings.yaml").read_text())["search"]["configurations"]
+    total = _total(configurations, moments, folds, asked)
     lines = [f"{len(finished)} of {total} folds finished{_last(finished, now)}"]
-    lines += [_in_training(run), _speed(finished, total), _best(configurations), *_failures(configurations)]
+    lines += [_in_training(units), _speed(finished, total), _best(configurations), *_failures(configurations)]
     return "\n".join(line for line in lines if line)
 
 
 def _rows(table: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(table.read_text(encoding="utf-8").splitlines())) if table.exists() else []
+    with suppress(FileNotFoundError):  # not there yet, or its folder was renamed meanwhile
+        return list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    return []
+
+
+def _units(run: Path) -> list[Path]:
+    """The ledger's folders of the run's own split; repeats, nested and permuted searches have others."""
+    # The digest of datasets.folds.split_digest, without pandas: split.csv is the very text of which it is made.
+    split = hashlib.sha256((run / "split.csv").read_bytes()).hexdigest()[:16]
+    return list(run.glob(f"ledger/*/{split}/fold-*"))
+
+
+def _moments(units: Iterable[Path]) -> dict[str, list[float]]:
+    """When folds were finished, by the digest of their configuration; nothing where folds are only begun."""
+    moments: dict[str, list[float]] = {}
+    for unit in units:
+        own = moments.setdefault(unit.parent.parent.name, [])
+        with suppress(FileNotFoundError):  # a damaged folder is renamed
+            if FINISHED.fullmatch(unit.name):
+                own.append((unit / "DONE").stat().st_mtime)
+    return moments
+
+
+def _total(
+    configurations: Sequence[dict[str, str]], moments: Mapping[str, Sequence[float]], folds: int, asked: int
+) -> int:
+    """Folds finished or still to come. Configurations of equal digest share theirs; the newest are in no table yet."""
+    listed = {row["digest"] for row in configurations}
+    ended = listed - {row["digest"] for row in configurations if row["state"] not in ENDED}
+    to_come = max(0, asked - len(configurations) - len(moments.keys() - listed))
+    begun = sum(len(moments.get(digest, ())) if digest in ended else folds for digest in listed | moments.keys())
+    return begun + to_come * folds
 
 
 def _last(finished: Sequence[float], now: float) -> str:
     return f", the last one {_clock(now - finished[-1])} ago" if finished else ""
 
 
-def _in_training(run: Path) -> str:
-    curves = [partial / "curve.csv" for partial in run.glob("ledger/*/*/fold-*.partial-*")]
-    epochs = sorted(len(_rows(curve)) for curve in curves)
+def _in_training(units: Iterable[Path]) -> str:
+    epochs = sorted(len(_rows(unit / "curve.csv")) for unit in units if BEGUN.fullmatch(unit.name))
     return f"{len(epochs)} begun, with {', '.join(map(str, epochs))} epochs behind them" if epochs else ""
 
 

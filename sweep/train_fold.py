@@ -77,11 +77,11 @@ def train_pack(tasks: Sequence[Task], store: PatchStore) -> list[TrainingDiverge
     if pack.running():
         _trainer(checkpoints).fit(pack, datamodule=data)
     ended = zip(tasks, data.folds, checkpoints, strict=True)
-    return [_write_results(task, own, checkpoint, store, started) for task, own, checkpoint in ended]
+    return [_write_results(task, own, checkpoint, store, started, len(tasks)) for task, own, checkpoint in ended]
 
 
 def _write_results(
-    task: Task, data: FoldData, checkpoint: EpochCheckpoint, store: PatchStore, started: float
+    task: Task, data: FoldData, checkpoint: EpochCheckpoint, store: PatchStore, started: float, side_by_side: int
 ) -> TrainingDivergedError | HopelessError | None:
     """The unit's files, or why there are none."""
     folder = task.folder
@@ -102,6 +102,7 @@ def _write_results(
         "best_epoch": checkpoint.best_epoch,
         "epochs": len(checkpoint.curve),
         "seconds": time.monotonic() - started,
+        "side_by_side": side_by_side,
         "host": socket.gethostname(),
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
     }

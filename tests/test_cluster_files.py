@@ -11,8 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
+from ray._private.runtime_env.packaging import get_local_dir_uri_path
+from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.runtime_env import RuntimeEnv
+from ray.runtime_env.runtime_env import _validate_no_local_paths
 
 from sweep.compose import load_settings
 
@@ -175,6 +179,38 @@ def _check_model(client: Any, kind: str, value: Any) -> None:
 def test_the_jobs_command_has_good_settings() -> None:
     _python, _m, _sweep, *overrides = shlex.split(read(KUBERAY)["spec"]["entrypoint"])
     assert load_settings(overrides).cluster.address == "auto"
+
+
+def test_the_jobs_folder_is_taken_as_it_is_where_the_submitter_does_not_have_it(tmp_path: Path) -> None:
+    text = read(KUBERAY)["spec"]["runtimeEnvYAML"]
+    absent = tmp_path / "shared"  # a machine that runs this test may have /shared
+    environment = yaml.safe_load(text.replace("/shared", str(absent)))
+    upload_working_dir_if_needed(environment, include_gitignore=True, upload_fn=_refuse_upload)
+    _validate_no_local_paths(RuntimeEnv(**environment))
+    assert get_local_dir_uri_path(environment["working_dir"]) == absent
+    cluster = read(KUBERAY)["spec"]["rayClusterSpec"]
+    pods = [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    mounted = {mount["mountPath"] for pod in pods for one in pod["containers"] for mount in one["volumeMounts"]}
+    assert mounted == {str(get_local_dir_uri_path(yaml.safe_load(text)["working_dir"]))}
+
+
+def _refuse_upload(*_: Any, **__: Any) -> None:
+    raise AssertionError("the submitter would upload the folder")
+
+
+MOUNT_OPTIONS = {"lookupcache=none", "acdirmin=0", "acdirmax=0"}
+
+
+@pytest.mark.parametrize("file", CLUSTER_FILES[:2], ids=lambda file: file.stem)
+def test_no_node_remembers_that_a_file_was_not_there(file: Path) -> None:
+    mounts = re.findall(r"\bmount -t nfs4? -o (\S+) ", "\n".join(read(file)["setup_commands"]))
+    assert len(mounts) == file.read_text().count("mount -t ") == 1
+    assert {*MOUNT_OPTIONS, "hard"} <= set(mounts[0].split(","))
+
+
+@pytest.mark.parametrize("name", ["clusters.md", "clusters/on-premises.yaml", "clusters/slurm.sh"])
+def test_who_mounts_storage_by_hand_is_told_the_same(name: str) -> None:
+    assert set(re.findall(r"lookupcache=\w+|acdir\w+=\d+", (ROOT / "docs" / name).read_text())) == MOUNT_OPTIONS
 
 
 SBATCH = {"job-name", "nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "time", "signal", "output"}

@@ -282,3 +282,40 @@ def test_an_unknown_sampler_is_refused_with_those_there_are(tmp_path: Path) -> N
     search = open_race(tmp_path, ["search.sampler=TPE"])
     with pytest.raises(SettingsError, match=r"^search\.sampler=TPE: .*write one of .*TPESampler"):
         search.next_unit()
+
+
+@pytest.mark.parametrize("strategy", ["posterior", "paired", "halving"])
+def test_folds_that_end_first_may_hold_one_class(tmp_path: Path, strategy: str) -> None:
+    """As sites may, with folds=leave_one_site_out."""
+    search = open_race(tmp_path, [f"search.racing.strategy={strategy}"])
+    first: list[int] = []
+
+    def without_an_auc(unit: Unit) -> float:
+        first.append(unit.fold)
+        return float("nan") if unit.fold == first[0] else score(unit)
+
+    search._score = without_an_auc
+    run(search, tmp_path)
+    assert search.is_finished and search.best
+
+
+def test_only_what_the_race_dropped_might_have_won(tmp_path: Path) -> None:
+    """And after a resumption, too; what failed gets its folds then."""
+    budget = ["search.sampler=RandomSampler", "search.max_folds=12"]
+    race, cut = open_race(tmp_path / "race"), open_race(tmp_path / "cut", budget)
+    run(race, tmp_path / "race")
+    run(cut, tmp_path / "cut", stop_after=1)
+    begun = {unit[0].number: unit for unit in iter(cut.next_unit, None)}
+    cut.failed(*begun.pop(1), "training diverged", final=True)
+    cut.hopeless(*begun.pop(2), "below all others")
+    for unit in begun.values():
+        cut.returned(*unit)
+    run(cut, tmp_path / "cut")
+
+    def out(search: Search) -> list[int]:
+        return list(np.flatnonzero(search._evidence(newcomers=0).out))
+
+    assert any(one.dropped for one in race.candidates) and not out(race)
+    by_budget = [one.number for one in cut.candidates if one.dropped and "max_folds" in one.dropped.why]
+    assert by_budget and out(cut) == sorted([1, 2, *by_budget])
+    assert out(open_race(tmp_path / "cut", budget)) == sorted([2, *by_budget])

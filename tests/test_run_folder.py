@@ -13,7 +13,7 @@ from sweep.run_folder import RunFolder, fold_threshold, held_out_auc, write_tabl
 from sweep.settings import SettingsError
 
 FOLDS = 2
-RESULT = '{"best_epoch": 2, "epochs": 3, "seconds": 1.5}'
+RESULT = '{"best_epoch": 2, "epochs": 3, "seconds": 1.5, "side_by_side": 1}'
 EVALUATION = load_settings([]).evaluation
 
 

@@ -11,7 +11,8 @@
 #SBATCH --output=sweep-%j.log
 set -euo pipefail
 
-cd /shared                        # CHANGE: a folder that all nodes see
+cd /shared                        # CHANGE: a folder that all nodes see; NFS is mounted with
+                                  # lookupcache=none,acdirmin=0,acdirmax=0 (docs/clusters.md)
 . "$HOME/venv/bin/activate"       # CHANGE: a virtual environment that all nodes see, with this project in it
 
 export RAY_AUTH_MODE=token        # the token lies in the home folder, which all nodes see
