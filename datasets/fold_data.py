@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -11,8 +12,10 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from datasets.folds import inner_validation
+from datasets.patches import PatchStore
 
 EarlyStopping = Literal["inner", "scored_fold", "none"]
 
@@ -84,13 +87,18 @@ class PackData(pl.LightningDataModule):
         patches: (N, 6, side, side), the whole store: a few hundred megabytes of a GPU; on a CPU its memory map.
     """
 
-    def __init__(self, patches: NDArray[np.float16], folds: Sequence[FoldData], device: torch.device) -> None:
+    def __init__(self, store: PatchStore, folds: Sequence[FoldData], device: torch.device) -> None:
         super().__init__()
-        self.folds = folds
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            self.patches = torch.from_numpy(patches).to(device)
+        self.folds, self.patches = folds, _patches_on(device, store)
 
     def train_dataloader(self) -> range:
         """As many steps as the fold with the most has; the others rest meanwhile."""
         return range(max(len(fold.batch_sizes) for fold in self.folds))
+
+
+@lru_cache(maxsize=1)
+def _patches_on(device: torch.device, store: PatchStore) -> Tensor:
+    """Brought there once for all packs of a worker."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(store.patches()).to(device)

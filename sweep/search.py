@@ -126,7 +126,8 @@ class Search:
         if final or candidate.tries[fold] >= self._settings.resources.tries:
             candidate.failures[fold] = reason
             self._alive[candidate.number], self._out[candidate.number] = False, True
-            self._wave = [unit for unit in self._wave if unit[0] is not candidate or unit[1] in candidate.running]
+            # Its other folds of the wave are trained all the same, for some of them may be done already.
+            self._wave = [unit for unit in self._wave if unit[0] is not candidate or unit[1] != fold]
             self._tell(candidate, TrialState.FAIL)
             self._go_on()
 

@@ -71,7 +71,7 @@ def train_pack(tasks: Sequence[Task], store: PatchStore) -> list[TrainingDiverge
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         gc.collect()  # the last pack's graphs and tensors hang in cycles of its Trainer
-    data = PackData(store.patches(), [_fold_data(task, store) for task in tasks], device)
+    data = PackData(store, [_fold_data(task, store) for task in tasks], device)
     checkpoints = [_resume(task, own, data.patches) for task, own in zip(tasks, data.folds, strict=True)]
     pack = FoldPack([checkpoint.fold for checkpoint in checkpoints])
     if pack.running():

@@ -104,6 +104,6 @@ def test_no_batch_is_larger_than_asked_nor_a_lone_sample(
 
 def test_a_packs_data_is_the_store_and_the_steps_of_its_longest_fold(store: PatchStore, split: pd.DataFrame) -> None:
     folds = [fold_data(store, split), fold_data(store, split, malignant_factor=9)]
-    data = PackData(store.patches(), folds, torch.device("cpu"))
+    data = PackData(store, folds, torch.device("cpu"))
     np.testing.assert_array_equal(data.patches.numpy(), store.patches())
     assert len(data.train_dataloader()) == len(folds[1].batch_sizes) > len(folds[0].batch_sizes)

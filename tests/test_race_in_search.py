@@ -96,6 +96,24 @@ def test_a_deterministic_sweep_is_a_function_of_its_seed(tmp_path: Path) -> None
     assert fates[0] == fates[1] == fates[2] and any(state == "pruned" for state, *_ in fates[0])
 
 
+def test_a_deterministic_sweep_is_one_with_failures_too(tmp_path: Path) -> None:
+    fates = []
+    for workers in (1, 8):
+        folder, flying = tmp_path / str(workers), []
+        search = open_race(folder, ["search.deterministic=true"])
+        fails = search._order[3]
+        while not search.is_finished:
+            while len(flying) < workers and (unit := search.next_unit()):
+                flying.append(unit)
+            candidate, fold = flying.pop()
+            if (candidate.number, fold) == (0, fails):
+                search.failed(candidate, fold, "training diverged", final=True)
+            else:
+                finish(search, folder, candidate, fold)
+        fates.append(fate(search))
+    assert fates[0] == fates[1] and any(state == "failed" for state, *_ in fates[0])
+
+
 @pytest.mark.parametrize("deterministic", ["true", "false"])
 def test_killed_at_any_event_it_comes_to_the_same_decisions(tmp_path: Path, deterministic: str) -> None:
     overrides = [f"search.deterministic={deterministic}"]
