@@ -52,6 +52,7 @@ CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 BATCH, LESIONS, SIDE = (32, 570, 192) if CUDA else (32, 64, 192)
 WARM_UP, WINDOWS = (20, 5) if CUDA else (3, 5)
+SECONDS_TO_BEGIN = 120.0  # for all copies, imports and warm-up included
 STUDY_FOLD = 100 * 400 * 32  # samples
 RANGES = AffineRanges(translation=0.05, scaling=0.1, rotation_degrees=10.0)
 
@@ -202,7 +203,10 @@ CASES |= {"graphs": run_graphs, "workers": run_pack, "threads": run_pack}
 def wait_for_the_others(folder: str, copies: int) -> None:
     if folder:
         Path(folder, str(os.getpid())).touch()
+        until = time.monotonic() + SECONDS_TO_BEGIN
         while len(list(Path(folder).iterdir())) < copies:
+            if time.monotonic() > until:
+                raise TimeoutError("another copy did not come so far, for want of memory perhaps")
             time.sleep(0.01)
 
 
@@ -250,8 +254,8 @@ def utilisation(stop: threading.Event, seen: list[float]) -> None:
         seen.append(float(subprocess.run(command, capture_output=True, text=True).stdout.split()[0]))
 
 
-def run_case(options: argparse.Namespace, case: str, count: int) -> dict[str, Any]:
-    """A case in one process, or `count` of them."""
+def run_case(options: argparse.Namespace, case: str, count: int) -> dict[str, Any] | None:
+    """A case in one process, or `count` of them; None where one of these failed, which says why itself."""
     copies = count if case in ("processes", "workers") else 1
     packed, threads = count if case in ("pack", "graphs") else 1, count if case == "threads" else 1
     with tempfile.TemporaryDirectory() as barrier:
@@ -270,9 +274,12 @@ def run_case(options: argparse.Namespace, case: str, count: int) -> dict[str, An
         watcher = threading.Thread(target=utilisation, args=(stop, seen))
         watcher.start()
         children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(copies)]
-        answers = [json.loads(child.communicate()[0].splitlines()[-1]) for child in children]
+        printed = [child.communicate()[0] for child in children]
         stop.set()
         watcher.join()
+    if any(child.returncode for child in children):
+        return None
+    answers = [json.loads(text.splitlines()[-1]) for text in printed]
     rates = [sum(window) for window in zip(*(answer["rates"] for answer in answers), strict=True)]
     busy = statistics.median(seen[len(seen) // 2 :]) if seen else float("nan")  # the first half is start-up
     return {"case": case, "count": count, "rates": rates, "peak": sum(a["peak"] for a in answers), "busy": busy}
@@ -300,7 +307,9 @@ def main(options: argparse.Namespace) -> None:
     for case, count in cases():
         if options.only not in ("", case) or time.monotonic() - began > options.seconds - 45:
             continue
-        found = run_case(options, case, count)
+        if not (found := run_case(options, case, count)):
+            print(f"| {case} {count} | did not run | | | | | |", flush=True)
+            continue
         rate = statistics.median(found["rates"])
         reference = reference or rate
         spread = f"{min(found['rates']):.0f} to {max(found['rates']):.0f}"

@@ -20,8 +20,8 @@ from sweep.race_model import Array, chance_above, differences, predicted_means, 
 
 EARLY_SHARE = 0.01
 # Errors of means over few folds have heavier tails than the model, as families of configurations have luck with a
-# fold: they are multiplied by 1 + CAUTION / folds done. Chosen on simulated tables, so that alpha is the share of lost
-# winners at most.
+# fold: they are multiplied by 1 + CAUTION / folds done. Chosen on simulated tables, so that no more winners are lost
+# than alpha says, as far as these can tell.
 CAUTION = 1.0
 # Of the chance to win of a configuration that is not to win, after one more fold: no more than about this.
 LEFT_BY_A_FOLD = 0.1
