@@ -170,7 +170,11 @@ def _validate_further(
             share(run.splits)
             return pool.stage(candidate).ledger, pool.stage(candidate).split
 
-        run_units(pool, settings, store, place, on_event=on_event, beat=lambda: None)
+        try:
+            run_units(pool, settings, store, place, on_event=on_event, beat=lambda: None)
+        finally:
+            for journal in run.splits.glob("*.journal"):
+                seal(journal)
     write_further_tables(run, settings, best, pool)
     return exit_code(pool)
 

@@ -278,6 +278,12 @@ def test_nested_repeats_and_permutations_are_added_to_a_finished_run(workplace: 
     again = sweep(workplace, "name=demo", *TINY, *further)
     assert again.returncode == 0 and "outer fold" not in again.stderr
     assert json.loads((run / "summary.json").read_text()) == summary
+    journal = min((run / "splits").glob("*.journal"))
+    written = journal.read_bytes()
+    journal.write_bytes(written.replace(b'"worker_id":"', b'"worker_id":"x', 1))
+    refused = sweep(workplace, "name=demo", *TINY, *further)
+    assert refused.returncode == 2 and f"{journal.name}: not as it was written" in refused.stderr
+    journal.write_bytes(written)
     assert sweep(workplace, "name=demo", *TINY).returncode == 0
     assert not (run / "nested.csv").exists()
     assert json.loads((run / "summary.json").read_text())["nested"] is None
