@@ -100,18 +100,21 @@ def test_an_interrupted_unit_resumes_to_the_same_bytes(
     assert same_bytes(undisturbed, tmp_path)
 
 
-def pack_of(folder: Path, split: Path) -> list[Task]:
+def pack_of(folder: Path, split: Path, precision: str) -> list[Task]:
     """Folds and configurations mixed: two that stop early, two with dropout, one of another architecture and length."""
-    early = configuration(["training.epochs=7", "training.patience=2", "model.learning_rate=0.02"])
-    other = configuration(["model.dropout=0.4", "input.context=1.4", "augmentation.malignant_factor=5"])
-    wide = configuration(["model.stem=3x3", "model.l2_weight=0.01", "training.batch_size=7", "training.epochs=2"])
+    own = [f"training.precision={precision}"]
+    early = configuration([*own, "training.epochs=7", "training.patience=2", "model.learning_rate=0.02"])
+    other = configuration([*own, "model.dropout=0.4", "input.context=1.4", "augmentation.malignant_factor=5"])
+    wide = configuration([*own, "model.stem=3x3", "model.l2_weight=0.01", "training.batch_size=7", "training.epochs=2"])
     units = [(early, 0), (early, 2), (other, 0), (other, 1), (wide, 1)]
     return [Task(*unit, folder / str(number), split) for number, unit in enumerate(units)]
 
 
-@pytest.fixture(scope="module")
-def alone(store: PatchStore, split: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Task]:
-    tasks = pack_of(tmp_path_factory.mktemp("alone"), split)
+@pytest.fixture(scope="module", params=["32-true", "64-true"])
+def alone(
+    request: pytest.FixtureRequest, store: PatchStore, split: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[Task]:
+    tasks = pack_of(tmp_path_factory.mktemp("alone"), split, request.param)
     for task in tasks:
         train_fold(task.configuration, task.fold, task.folder, store=store, split=split)
     lengths = {json.loads((task.folder / "result.json").read_text())["epochs"] for task in tasks}
@@ -120,7 +123,7 @@ def alone(store: PatchStore, split: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_a_packed_fold_is_the_fold_alone(alone: list[Task], store: PatchStore, split: Path, tmp_path: Path) -> None:
-    packed = pack_of(tmp_path, split)
+    packed = pack_of(tmp_path, split, alone[0].configuration.training.precision)
     assert train_pack(packed, store) == [None] * len(packed)
     for one, other in zip(alone, packed, strict=True):
         assert same_bytes(one.folder, other.folder)
@@ -133,7 +136,7 @@ def test_a_pack_killed_on_its_way_goes_on_in_other_packs(
         if trainer.current_epoch == 2:
             raise ConnectionResetError("the node is gone")
 
-    tasks = pack_of(tmp_path, split)
+    tasks = pack_of(tmp_path, split, alone[0].configuration.training.precision)
     with monkeypatch.context() as patched, pytest.raises(ConnectionResetError):
         patched.setattr(EpochCheckpoint, "on_train_batch_end", die_in_third_epoch, raising=False)
         train_pack(tasks, store)
