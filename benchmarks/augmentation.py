@@ -2,9 +2,10 @@
 
     python benchmarks/augmentation.py
 
-Each turns, scales and shifts 32 images of 6 x 64 x 64 pixels within the same ranges, bilinearly. Peers that are not
-installed are left out: `pip install monai torchio kornia`. The rounds are taken by turns; the figures are medians
-of processor time with their range. First, ours is held to scipy.ndimage on the same grid, within 1e-4.
+Each turns, scales and shifts 32 images of 6 x 64 x 64 pixels within the same ranges, bilinearly; once from such images,
+and once, as in training, from stored patches of three box sides in float16, of which the central box is wanted. Peers
+that are not installed are left out: `pip install monai torchio kornia`. The rounds are taken by turns; the figures are
+medians of processor time with their range. First, ours is held to scipy.ndimage on the same grid, within 1e-4.
 """
 
 from __future__ import annotations
@@ -31,41 +32,42 @@ BATCH, SIDE = 32, 64
 TRANSLATION, SCALING, DEGREES = 0.05, 0.1, 10.0
 RANGES = AffineRanges(TRANSLATION, SCALING, DEGREES)
 
-Transform = Callable[[Tensor], Tensor]
+Transform = Callable[[], Tensor]
 
 
-def ours() -> Transform:
+def ours(images: Tensor, extent: float = 1.0) -> Transform:
+    """Of images that span `extent` box sides, as in training: crop, affine and resize in one resampling."""
     generator = torch.Generator().manual_seed(0)
 
-    def transform(images: Tensor) -> Tensor:
+    def transform() -> Tensor:
+        centre, width = central_crop(images, extent, reach(1.0, RANGES))
         theta = draw_affine(len(images), RANGES, generator)
-        return resample(images, theta, context=1.0, widest_context=1.0, size=SIDE)
+        return resample(centre, theta, context=1.0, widest_context=width, size=SIDE)
 
     return transform
 
 
-def ours_from_stored() -> Transform:
-    """As in training: the context's crop and the resize too, from patches of three box sides in float16."""
-    generator = torch.Generator().manual_seed(0)
-    stored = torch.rand(BATCH, 6, 3 * SIDE, 3 * SIDE).half()
+def by_users(one: Callable[[Tensor], Tensor], images: Tensor, extent: float = 1.0) -> Transform:
+    """The affine of what it may show of the images, in float32, and the middle of that."""
 
-    def transform(images: Tensor) -> Tensor:
-        centre, extent = central_crop(stored, 3.0, reach(1.0, RANGES))
-        theta = draw_affine(len(images), RANGES, generator)
-        return resample(centre, theta, context=1.0, widest_context=extent, size=SIDE)
+    def transform() -> Tensor:
+        centre, _ = central_crop(images, extent, reach(1.0, RANGES))
+        moved = one(centre.float())
+        margin = (moved.shape[-1] - SIDE) // 2
+        return moved[..., margin : margin + SIDE, margin : margin + SIDE]
 
     return transform
 
 
-def monai() -> Transform:
+def monai() -> Callable[[Tensor], Tensor]:
     from monai.transforms import RandAffine
 
     radians, shift = np.deg2rad(DEGREES), TRANSLATION * SIDE
-    one = RandAffine(1.0, radians, None, shift, SCALING, mode="bilinear", padding_mode="border")
+    one = RandAffine(1.0, radians, None, shift, SCALING, spatial_size=(SIDE, SIDE), padding_mode="border")
     return lambda images: torch.stack([one(image) for image in images])
 
 
-def torchio() -> Transform:
+def torchio() -> Callable[[Tensor], Tensor]:
     from torchio import RandomAffine, ScalarImage
 
     # Its images are three-dimensional; the last axis is the plane's.
@@ -74,7 +76,7 @@ def torchio() -> Transform:
     return lambda images: torch.stack([one(ScalarImage(tensor=image[..., None])).data[..., 0] for image in images])
 
 
-def kornia() -> Transform:
+def kornia() -> Callable[[Tensor], Tensor]:
     from kornia.augmentation import RandomAffine
 
     shift, scale = (TRANSLATION, TRANSLATION), (1 - SCALING, 1 + SCALING)
@@ -104,23 +106,24 @@ def main(rounds: int) -> None:
     difference = check()
     print(f"largest difference from scipy.ndimage: {difference:.1e}")
     assert difference < 1e-4
-    makers = {"ours": ours, "ours, from stored patches": ours_from_stored}
-    makers |= {"MONAI, by the sample": monai, "TorchIO, by the sample": torchio, "kornia, by the batch": kornia}
-    installed = {"MONAI": "monai", "TorchIO": "torchio", "kornia": "kornia"}
-    transforms = {
-        name: make()
-        for name, make in makers.items()
-        if name.startswith("ours") or importlib.util.find_spec(installed[name.split(",")[0]])
-    }
-    images = torch.rand(BATCH, 6, SIDE, SIDE)
+    peers = {"MONAI, by the sample": monai, "TorchIO, by the sample": torchio, "kornia, by the batch": kornia}
+    affines = {name: peer() for name, peer in peers.items() if importlib.util.find_spec(name.split(",")[0].lower())}
+    images, stored = torch.rand(BATCH, 6, SIDE, SIDE), torch.rand(BATCH, 6, 3 * SIDE, 3 * SIDE).half()
+    for title, source in (("images", (images,)), ("stored patches", (stored, 3.0))):
+        compare(
+            title, {"ours": ours(*source)} | {name: by_users(one, *source) for name, one in affines.items()}, rounds
+        )
+
+
+def compare(title: str, transforms: dict[str, Transform], rounds: int) -> None:
     milliseconds: dict[str, list[float]] = {name: [] for name in transforms}
     for _ in range(rounds + 1):
         for name, transform in transforms.items():
             began = time.process_time()
-            transform(images)
+            transform()
             milliseconds[name].append(1e3 * (time.process_time() - began))
     reference = statistics.median(milliseconds["ours"][1:])
-    print("\n| affine of a batch of 32 | ms of the processor (range) | times ours |\n|---|---|---|")
+    print(f"\n| affine of a batch of {BATCH}, from {title} | ms of the processor (range) | times ours |\n|---|---|---|")
     for name, taken in milliseconds.items():
         median = statistics.median(taken[1:])  # the first warms up
         print(f"| {name} | {median:.1f} ({min(taken[1:]):.1f} to {max(taken[1:]):.1f}) | {median / reference:.1f} |")
