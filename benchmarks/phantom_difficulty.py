@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from datasets.folds import make_split, shuffle_labels
 from datasets.ingest import ingest
-from datasets.patches import PatchStore
+from datasets.patch_store import PatchStore
 from datasets.phantom import write_phantom
 from lightning_modules.augmentation import (
     AffineRanges,

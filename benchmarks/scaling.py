@@ -34,7 +34,7 @@ from ray import tune
 from ray.cluster_utils import Cluster as Nodes
 from scipy import special  # by its module: a worker would look for a ufunc in __main__
 
-from datasets.patches import PatchStore
+from datasets.patch_store import PatchStore
 from sweep import tune_adapter
 from sweep.candidate import Candidate
 from sweep.compose import load_settings

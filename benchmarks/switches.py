@@ -32,7 +32,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from datasets.folds import make_split
-from datasets.patches import PatchStore
+from datasets.patch_store import PatchStore
 from sweep import train_fold
 from sweep.compose import load_settings
 from sweep.prepare import prepare_patches

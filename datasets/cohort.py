@@ -14,10 +14,10 @@ from datasets.dicom import Reading, Series, SliceHeader
 from datasets.geometry import Box, pixel_to_patient, project, square
 from datasets.ingest_rules import Leakage
 from datasets.leakage import SharedContent, contradictions, resolve
+from datasets.patch_store import EXCLUDED_COLUMNS
 
 LESION_COLUMNS = ["patient_id", "label", "site", "sop_instance_uid", "t1_series_uid", "t2_series_uid", *BOX]
 LESION_COLUMNS += ["box_side_mm", "note"]
-EXCLUDED_COLUMNS = ["patient_id", "item", "reason", "remedy"]
 SINGLE_SLICE_DISTANCE = 4.0  # mm, the usual sagittal spine slice, where a series has one slice only
 SQUARE_TOLERANCE = 0.05  # pixels that a square box's edges may be off through rounding
 BEYOND_STACK = 0.6  # slice distances from the nearest slice; within a stack no point is farther than 0.5

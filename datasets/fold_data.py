@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datasets.folds import inner_validation
-from datasets.patches import PatchStore
+from datasets.patch_store import PatchStore
 
 EarlyStopping = Literal["inner", "scored_fold", "none"]
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedKFold
 
 from datasets.annotations import CohortError, quoted
 from datasets.tables import read_csv, to_csv
@@ -35,6 +34,8 @@ def make_split(patients: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
         raise CohortError(
             f"one class has only {smallest} patients, too few to train, stop early and score; add patients"
         )
+    from sklearn.model_selection import StratifiedKFold  # slow to import, and workers only read splits
+
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
     for fold, (_, held_out) in enumerate(splitter.split(table, table["label"])):
         table.loc[held_out, "fold"] = fold

@@ -16,7 +16,8 @@ from datasets.annotations import CohortError, read_annotations
 from datasets.cohort import ExclusionError, build_cohort, in_one_frame
 from datasets.dicom import Progress, Series, list_files, read_series
 from datasets.ingest_rules import IngestRules
-from datasets.patches import FORMAT_VERSION, PatchStore, build_store
+from datasets.patch_store import PatchStore
+from datasets.patches import FORMAT_VERSION, build_store
 from datasets.pseudonyms import pseudonymise
 from datasets.regions import draw_boxes
 from datasets.registration import RegistrationError, register

@@ -4,86 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import platform
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.lib.format import open_memmap
-from numpy.typing import NDArray
 
 from datasets.annotations import BOX
-from datasets.cohort import EXCLUDED_COLUMNS, Cohort
+from datasets.cohort import Cohort
 from datasets.dicom import Progress
 from datasets.geometry import Box
 from datasets.ingest_rules import IngestRules
 from datasets.leakage import SharedContent, resolve
 from datasets.patch_cutting import PatientBoxes, Written, cut_patches, file_hash
-from datasets.tables import read_csv, to_csv
+from datasets.patch_store import CHECKSUMS, EXCLUDED_COLUMNS, PatchStore, checksum_of
+from datasets.tables import to_csv
 from datasets.workers import spread
 
 FORMAT_VERSION = 3
-CHECKSUMS = "checksums.json"
-PART = 2**18  # bytes read at once
-_TEXT = dict.fromkeys(("patient_id", "site", "sop_instance_uid", "t1_series_uid", "t2_series_uid", "note"), str)
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PatchStore:
-    """A finished store; small to send to another process, which opens the array itself."""
-
-    folder: Path
-    digest: str
-
-    @classmethod
-    def of(cls, cache: Path, digest: str) -> PatchStore:
-        return cls(cache / "patches" / digest, digest)
-
-    def patches(self) -> NDArray[np.float16]:
-        """(N, 6, side, side), memory-mapped, read only; axes lesion slice, channel, row, column.
-
-        Channels: T1W previous, same, next, T2W previous, same, next. Each image was divided by the 99th percentile
-        of its magnitudes; outside an image is 0.
-        """
-        array: NDArray[np.float16] = np.load(self.folder / "patches.npy", mmap_mode="r")
-        return array
-
-    def is_whole(self) -> bool:
-        """Whether the store is there, which reads all of it; one that is not as it was written is removed."""
-        if not self.folder.is_dir():
-            return False
-        try:
-            checksums: dict[str, int] = json.loads((self.folder / CHECKSUMS).read_text())
-            changed = [name for name, checksum in checksums.items() if _checksum(self.folder / name) != checksum]
-        except (FileNotFoundError, ValueError, AttributeError):
-            changed = [CHECKSUMS]
-        if changed:
-            log.warning("%s: not as it was written; the patch store is built again", self.folder / changed[0])
-            shutil.rmtree(self.folder)
-        return not changed
-
-    @cached_property
-    def lesions(self) -> pd.DataFrame:
-        """cohort.csv: a row per patch, in order."""
-        return read_csv(self.folder / "cohort.csv", _TEXT)
-
-    @cached_property
-    def excluded(self) -> pd.DataFrame:
-        """excluded.csv: patient_id, item, reason, remedy."""
-        return read_csv(self.folder / "excluded.csv", dict.fromkeys(EXCLUDED_COLUMNS, str))
 
 
 def build_store(
@@ -144,22 +91,13 @@ def _build(
         _keep_rows(folder / "patches.npy", lesions.index)
         (folder / "cohort.csv").write_text(to_csv(lesions), encoding="utf-8")
         (folder / "excluded.csv").write_text(to_csv(excluded), encoding="utf-8")
-        checksums = {file.name: _checksum(file) for file in sorted(folder.iterdir())}
+        checksums = {file.name: checksum_of(file) for file in sorted(folder.iterdir())}
         (folder / CHECKSUMS).write_text(json.dumps(checksums))
         try:
             folder.rename(store.folder)
         except OSError:
             if not store.folder.is_dir():
                 raise
-
-
-def _checksum(file: Path) -> int:
-    """CRC-32, which tells damage from what was written three times as fast as a digest."""
-    checksum = 0
-    with file.open("rb", buffering=0) as opened:
-        for part in iter(partial(opened.read, PART), b""):
-            checksum = zlib.crc32(part, checksum)
-    return checksum
 
 
 def _remove_abandoned(parent: Path) -> None:

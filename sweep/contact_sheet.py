@@ -18,7 +18,7 @@ from PIL import Image
 from rich.table import Column, Table
 from rich.text import Text
 
-from datasets.patches import PatchStore
+from datasets.patch_store import PatchStore
 
 LARGEST_TILE = 104  # pixels a side of a channel; with the quality below, 200 patients of 4 slices stay within 10 MB
 WINDOW = (1.0, 99.5)  # percentiles of a channel shown as black and as white

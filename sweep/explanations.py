@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from datasets.folds import read_split, split_digest
-from datasets.patches import PatchStore
+from datasets.patch_store import PatchStore
 from sweep.contact_sheet import picture
 from sweep.ledger import Ledger, LedgerError, Unit
 from sweep.predictions import SLICE

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from datasets.patches import CHECKSUMS, PatchStore
+from datasets.patch_store import CHECKSUMS, PatchStore
 from sweep.settings import below
 from sweep.storage import Mirror
 

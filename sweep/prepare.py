@@ -15,7 +15,7 @@ from datasets.annotations import CohortError, composed, read_texts
 from datasets.dicom import Progress
 from datasets.folds import make_site_split, make_split, read_split, shuffle_labels
 from datasets.ingest import Ingested, ingest
-from datasets.patches import PatchStore
+from datasets.patch_store import PatchStore
 from datasets.phantom import PHANTOM_VERSION, write_phantom
 from datasets.pseudonyms import pseudonymise
 from datasets.tables import to_csv

@@ -10,7 +10,7 @@ import pandas as pd
 from rich.console import Console
 
 from datasets.folds import split_digest
-from datasets.patches import PatchStore
+from datasets.patch_store import PatchStore
 from sweep.candidate import Candidate
 from sweep.contact_sheet import summary
 from sweep.display import Display

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from datasets.fold_data import FoldData, PackData
 from datasets.folds import read_split
-from datasets.patches import PatchStore
+from datasets.patch_store import PatchStore
 from lightning_modules.augmentation import AffineRanges
 from lightning_modules.checkpoint import EpochCheckpoint, HopelessError, TrainingDivergedError
 from lightning_modules.classifier import Arithmetic, FractureClassifier

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from datasets.patches import PatchStore
+from datasets.patch_store import PatchStore
 from sweep.ledger import Ledger, Unit
 from sweep.settings import Configuration
 from sweep.storage import at_hand, fetch_file

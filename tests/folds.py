@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datasets.patches import PatchStore
+from datasets.patch_store import PatchStore
 from lightning_modules.augmentation import AffineRanges
 from lightning_modules.classifier import FractureClassifier
 from lightning_modules.fold_training import FoldTraining, Samples

@@ -8,7 +8,7 @@ import pandas as pd
 
 from datasets.cohort import LESION_COLUMNS
 from datasets.folds import make_split
-from datasets.patches import CHECKSUMS, PatchStore, _checksum
+from datasets.patch_store import CHECKSUMS, PatchStore, checksum_of
 
 
 def write_store(folder: Path, patients: int = 24, slices: int = 2, side: int = 48, seed: int = 0) -> PatchStore:
@@ -25,7 +25,7 @@ def write_store(folder: Path, patients: int = 24, slices: int = 2, side: int = 4
     np.save(folder / "patches.npy", patches.astype(np.float16))
     lesions.to_csv(folder / "cohort.csv", index=False)
     pd.DataFrame(columns=["patient_id", "item", "reason", "remedy"]).to_csv(folder / "excluded.csv", index=False)
-    checksums = {file.name: _checksum(file) for file in folder.iterdir() if file.name != CHECKSUMS}
+    checksums = {file.name: checksum_of(file) for file in folder.iterdir() if file.name != CHECKSUMS}
     (folder / CHECKSUMS).write_text(json.dumps(checksums))
     return PatchStore(folder, "test")
 

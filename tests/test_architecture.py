@@ -28,6 +28,7 @@ SWEEP_ORDER += [
     "compose",
     "watch",
     "node_copy",
+    "allocation",
     "worker",
     "tune_adapter",
     "run_folder",
@@ -79,4 +80,4 @@ def test_only_the_readers_read_dicom() -> None:
 
 def test_the_core_knows_no_ray() -> None:
     users = [path.name for path in FILES if "import ray" in path.read_text() or "from ray" in path.read_text()]
-    assert users == ["tune_adapter.py", "watch.py", "worker.py"]
+    assert users == ["allocation.py", "tune_adapter.py", "watch.py", "worker.py"]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from datasets.cohort import EXCLUDED_COLUMNS, LESION_COLUMNS
-from datasets.patches import PatchStore
+from datasets.cohort import LESION_COLUMNS
+from datasets.patch_store import EXCLUDED_COLUMNS, PatchStore
 from sweep.contact_sheet import LARGEST_TILE, picture, summary, write_contact_sheet
 
 HOSTILE = "</h3><script>alert(1)</script><img src=//evil.example/x>"

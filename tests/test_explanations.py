@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from datasets.patches import PatchStore
+from datasets.patch_store import PatchStore
 from lightning_modules.augmentation import identity_affine
 from lightning_modules.grad_cam import signed_maps
 from sweep.explanations import Explanations

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from datasets.fold_data import FoldData, PackData
-from datasets.patches import PatchStore
+from datasets.patch_store import PatchStore
 from tests.stores import write_split, write_store
 
 

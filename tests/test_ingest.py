@@ -23,7 +23,8 @@ from datasets.cohort import LESION_COLUMNS, build_cohort
 from datasets.ingest import ingest
 from datasets.ingest_rules import IngestRules
 from datasets.leakage import LeakageError
-from datasets.patches import PatchStore, build_store
+from datasets.patch_store import PatchStore
+from datasets.patches import build_store
 from datasets.phantom import simulate_patient
 from datasets.phantom_dicom import write_study
 from datasets.workers import workers

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from datasets.patches import PatchStore
+from datasets.patch_store import PatchStore
 from sweep.node_copy import on_own_disk
 from tests.stores import write_store
 

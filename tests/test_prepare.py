@@ -13,7 +13,7 @@ import torch
 from datasets.annotations import CohortError
 from datasets.fold_data import FoldData
 from datasets.ingest import Ingested
-from datasets.patches import PatchStore
+from datasets.patch_store import PatchStore
 from sweep.compose import load_settings
 from sweep.features import read_features
 from sweep.prepare import check_networks, prepare_patches, prepare_split, require_patients, write_cohort

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
 
-from datasets.patches import PatchStore
+from datasets.patch_store import PatchStore
 from lightning_modules.checkpoint import EpochCheckpoint, HopelessError, TrainingDivergedError
 from lightning_modules.fold_training import FoldTraining
 from sweep.compose import load_settings

@@ -6,7 +6,7 @@ import pandas as pd
 
 from datasets.folds import split_digest
 from datasets.ingest import Ingested
-from datasets.patches import PatchStore
+from datasets.patch_store import PatchStore
 from sweep.candidate import Candidate
 from sweep.compose import load_settings
 from sweep.ledger import Ledger
