@@ -42,8 +42,9 @@ ON_A_GPU: dict[str, dict[str, Any]] = {
 class Turns(pl.Callback):
     """Times windows of the Trainer's steps; after each, the others take as many."""
 
-    def __init__(self, others: dict[str, Step], steps: int) -> None:
+    def __init__(self, others: dict[str, Step], steps: int, seconds: float) -> None:
         self.others, self.steps = others, steps
+        self.until = time.monotonic() + seconds
         self.seconds: dict[str, list[float]] = {name: [] for name in ("lightning", *others)}
         self._began = 0.0
 
@@ -58,6 +59,7 @@ class Turns(pl.Callback):
                 step()
             synchronise()
             self.seconds[name].append(time.perf_counter() - began)
+        trainer.should_stop = time.monotonic() > self.until
         self._began = time.perf_counter()
 
 
@@ -72,12 +74,12 @@ def main(options: argparse.Namespace) -> None:
         (fold,) = folds(options, 1, [BATCH] * total, **arithmetic)
         fold.begin_epoch()
         others[name] = fold.step
-    turns = Turns(others, options.steps)
+    turns = Turns(others, options.steps, options.seconds)
     trainer(turns).fit(FoldPack(folds(options, 1, [BATCH] * total)), range(total))
     print(
         f"torch {torch.__version__}, {torch.cuda.get_device_name() if CUDA else f'{options.threads} threads'}, ", end=""
     )
-    print(f"{options.network}, batch {BATCH}, {options.rounds} rounds of {options.steps} steps")
+    print(f"{options.network}, batch {BATCH}, {len(turns.seconds['loop']) - 1} rounds of {options.steps} steps")
     print("\n| path | ms a step (range) | times the bare loop (range) |\n|---|---|---|")
     for name, seconds in turns.seconds.items():
         taken = [1e3 * each / options.steps for each in seconds[1:]]  # the first round warms up, records and compiles
@@ -91,6 +93,7 @@ if __name__ == "__main__":
     parser.add_argument("--network", default="resnet50" if CUDA else "narrow")
     parser.add_argument("--steps", type=int, default=40 if CUDA else 10, help="in a window")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=420, help="after which no further round begins")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="torch.compile as well, a minute or more")
     parser.set_defaults(precision="32-true")
