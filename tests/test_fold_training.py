@@ -128,6 +128,7 @@ def weights_after(arithmetic: Arithmetic, **changes: Any) -> Tensor:
     [
         (Arithmetic(channels_last=False), 1e-5),
         (Arithmetic(fused_optimizer=True), 1e-5),
+        (Arithmetic(compile=True), 1e-5),
         (Arithmetic(precision="64-true"), 1e-5),
         (Arithmetic(precision="bf16-mixed"), 3e-2),
         (Arithmetic(precision="tf32"), 0.0),
@@ -143,11 +144,8 @@ def test_switches_stay_within_their_tolerance_of_the_default(arithmetic: Arithme
     assert difference <= tolerance
 
 
-def test_compiled_and_eager_logits_agree() -> None:
-    eager = fold().logits(torch.arange(8))
-    compiled = fold(arithmetic=Arithmetic(compile=True))
-    torch.testing.assert_close(compiled.logits(torch.arange(8)), eager, atol=1e-4, rtol=1e-4)
-    assert compiled.weights().keys() == fold().weights().keys()
+def test_compiled_weights_have_the_names_of_others() -> None:
+    assert fold(arithmetic=Arithmetic(compile=True)).weights().keys() == fold().weights().keys()
 
 
 def test_two_folds_in_float64_stepped_by_turns_are_the_folds_alone() -> None:
