@@ -1,17 +1,21 @@
 """How much of the slots' time a sweep spends in training, and what a decision costs as a sweep grows.
 
-    python benchmarks/scaling.py [--slots 1 4 16] [--seconds 30] [--rounds 3]     several slots on one machine's Ray
-    python benchmarks/scaling.py --peers [--slots …]        plain Ray Tune, fresh and reused actors
-    python benchmarks/scaling.py --core [search.sampler=RandomSampler …] [--units 100 …]   search and ledger alone
+    python benchmarks/scaling.py [--slots 1 4 16 64] [--seconds 30] [--rounds 2]   all that follows, about 20 minutes
+    python benchmarks/scaling.py --only sweep      slots of one machine's Ray, whose folds sleep
+    python benchmarks/scaling.py --only peers      plain Ray Tune, fresh and reused actors, two slots and folds of 2 s
+    python benchmarks/scaling.py --only core [search.sampler=RandomSampler …] [--units 100 …]   1,000 slots, without Ray
 
 The adapter, search, ledger and journal are the sweep's own; a fold sleeps instead of training and leaves files of the
 size that a narrow network's has. A gap is the time between two folds in one worker; the share is that of folds in the
-time between a worker's first and last.
+time between a worker's first and last, and, start-up and end included, in all the time of all slots. Without Ray the
+slots are simulated: each waits for the driver, which decides for one after the other in the processor time that it
+really takes.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
 import itertools
 import json
 import logging
@@ -20,8 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,10 +109,11 @@ def sweep(slots: int, seconds: float, rounds: int) -> None:
         store, place, began = PatchStore(folder, ""), (ledger, folder), time.monotonic()
         joined = chosen.model_copy(update={"cluster": chosen.cluster.model_copy(update={"address": address})})
         tune_adapter.run_units(search, joined, store, lambda _: place, on_event=lambda *_: None, beat=lambda: None)
-        report(f"{slots} slots", ledger.folder, began)
+        report(f"{slots} slots", ledger.folder, began, slots)
 
 
-def report(name: str, ledger: Path, began: float) -> None:
+def report(name: str, ledger: Path, began: float, slots: int) -> None:
+    all_of_it = slots * (time.monotonic() - began)
     by_worker: dict[int, list[tuple[float, float]]] = {}
     for path in ledger.rglob("result.json"):
         result = json.loads(path.read_text())
@@ -122,7 +126,8 @@ def report(name: str, ledger: Path, began: float) -> None:
     last = max(span[0][0] for span in spans) - began
     middle, most = (statistics.median(gaps), max(gaps)) if gaps else (0.0, 0.0)
     print(
-        f"{name}: {len(by_worker)} workers, {sum(map(len, spans))} folds, {inside / whole:.2%} of slot time in folds, "
+        f"{name}: {len(by_worker)} workers, {sum(map(len, spans))} folds, {inside / whole:.2%} of slot time in folds "
+        f"({inside / all_of_it:.2%} with start-up and end), "
         f"gap {1000 * middle:.0f} ms (most {1000 * most:.0f}); first worker after {first:.1f} s, last {last:.1f} s",
         flush=True,
     )
@@ -168,39 +173,53 @@ def peers(slots: int, seconds: float, rounds: int) -> None:
                 f"Ray Tune, reuse_actors={reuse}, {wall / rounds - seconds:.2f} s a trial above its sleep",
                 Path(name, "folds"),
                 began,
+                slots,
             )
 
 
-def core(units: int, more: list[str], slots: int = 1000) -> None:
+def core(units: int, more: list[str], seconds: float, slots: int = 1000) -> None:
     """Search and ledger without Ray: the driver's time a unit and memory, then the same sweep resumed."""
     chosen = core_settings(units, more)
     with tempfile.TemporaryDirectory() as name:
         run, began = RunFolder(Path(name)), time.monotonic()
         ledger, study = Ledger(run.ledger, "split"), open_study(run.journal, "scaling", chosen.own_values())
         search = open_search(chosen, study, ledger, FOLDS)
-        before, times, writing = psutil.Process().memory_info().rss, list[float](), 0.0
-        running: deque[tuple[Candidate, int]] = deque()
-        while True:
+        before, times, waits, writing = psutil.Process().memory_info().rss, list[float](), list[float](), 0.0
+        running: list[tuple[float, int, tuple[Candidate, int]]] = []
+        driver, free, numbers = 0.0, float("nan"), itertools.count()
+
+        def decided(decision: Callable[..., Any], *arguments: Any) -> Any:
             clock = time.process_time()
-            while len(running) < slots and (unit := search.next_unit()):
-                running.append(unit)
+            outcome = decision(*arguments)
             times.append(time.process_time() - clock)
+            return outcome
+
+        while True:
+            while len(running) < slots:
+                unit = decided(search.next_unit)
+                driver += times[-1]
+                if not unit:
+                    break
+                waits.append(driver - free)
+                heapq.heappush(running, (driver + seconds, next(numbers), unit))
             if not running:
                 break
-            candidate, fold = running.popleft()
+            free, _, (candidate, fold) = heapq.heappop(running)
             clock = time.process_time()
             write_unit(ledger.begin(candidate.unit(fold)), candidate.unit(fold), {}, weights=1000)
             ledger.finish(candidate.unit(fold))
             writing += time.process_time() - clock
-            clock = time.process_time()
-            search.succeeded(candidate, fold)
-            times.append(time.process_time() - clock)
+            decided(search.succeeded, candidate, fold)
+            driver = max(driver, free) + times[-1]
         done = sum(len(candidate.fold_aucs) for candidate in search.candidates)
         memory, last = psutil.Process().memory_info().rss - before, times[-len(times) // 10 :]
+        waited = [wait for wait in waits if wait == wait]  # the first fold of a slot waits for no other
+        share = seconds * len(waited) / (seconds * len(waited) + sum(waited)) if waited else float("nan")
         what = ", ".join([f"{units} units", f"{slots} slots", *more])
         print(
             f"{what}: {done} trained, {1000 * sum(times) / done:.2f} ms a decision "
             f"(in the last tenth {1000 * sum(last) / (len(last) / 2):.2f}), {memory / done / 1000:.1f} kB a unit; "
+            f"{share:.2%} of slot time in folds of {seconds:g} s; "
             f"the ledger's writing {1000 * writing / done:.2f} ms; {time.monotonic() - began:.0f} s in all",
             flush=True,
         )
@@ -229,21 +248,22 @@ def resume(units: int, more: list[str], folder: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", action="store_true")
-    parser.add_argument("--core", action="store_true")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--only", choices=["sweep", "peers", "core"])
     parser.add_argument("--units", type=int, nargs="+", default=[100, 1000, 10_000])
-    parser.add_argument("settings", nargs="*", help="of the sweep, with --core")
+    parser.add_argument("settings", nargs="*", help="of the core's sweep")
     chosen = parser.parse_args()
-    if chosen.core:
+    if chosen.only in (None, "core"):
         for units in chosen.units:
-            core(units, chosen.settings)
-        return
+            core(units, chosen.settings, chosen.seconds)
     tune_adapter.FoldTrainable = SleepingTrainable  # type: ignore[misc]
-    for slots in chosen.slots:
-        (peers if chosen.peers else sweep)(slots, chosen.seconds, chosen.rounds)
+    if chosen.only in (None, "peers"):
+        peers(slots=2, seconds=2.0, rounds=5)
+    if chosen.only in (None, "sweep"):
+        for slots in chosen.slots:
+            sweep(slots, chosen.seconds, chosen.rounds)
 
 
 if __name__ == "__main__":
