@@ -154,7 +154,7 @@ class UnitSearcher(Searcher):
                 self._search.hopeless(candidate, fold, reason)
             else:
                 self._failed_on[unit] |= {node} if node else set()
-                self._search.failed(candidate, fold, stalled or reason, final=kind == "final")
+                self._search.failed(candidate, fold, stalled or reason)
         self._on_event(candidate, fold)
 
     # What is done stands in the ledger and Optuna's journal: Tune's snapshots of the searcher hold nothing.
@@ -238,8 +238,21 @@ def _ray(cluster: Cluster) -> Iterator[str]:
         try:
             _init(cluster)
             yield scratch
+        except Exception:
+            _require_room(Path(scratch))
+            raise
         finally:
             ray.shutdown()
+
+
+def _require_room(folder: Path) -> None:
+    """Ray and Tune fail in many ways where the temporary folder is full, and do not say whose disk that is."""
+    room = folder / "room"
+    try:
+        room.write_bytes(bytes(2**24))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
+    room.unlink()
 
 
 def _init(cluster: Cluster) -> None:

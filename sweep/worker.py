@@ -79,14 +79,15 @@ class FoldTrainable(tune.Trainable):
             failed = self._train(begun)
         except Exception as error:
             # Other errors may quote paths, which may hold names: the traceback stays in the units' folders.
+            remedy = "; lower training.batch_size" if "Memory" in type(error).__name__ else ""
             for one, folder in begun.items():
                 (folder / "error.txt").write_text(traceback.format_exc())
-                reason = f"{type(error).__name__}, see error.txt in the unit's folder"
+                reason = f"{type(error).__name__}{remedy}, see error.txt in the unit's folder"
                 one.ledger.record_failure(one.unit, reason, "retry")
             raise  # ends the process: nothing of a broken one, a CUDA context say, reaches the next unit
         for one in pack:
             if why := failed.get(one):
-                one.ledger.record_failure(one.unit, str(why), "hopeless" if _is_hopeless(why) else "final")
+                one.ledger.record_failure(one.unit, str(why), "hopeless" if _is_hopeless(why) else "retry")
             else:
                 one.ledger.finish(one.unit)
 

@@ -107,6 +107,17 @@ def test_patches_that_nobody_asked_for_are_not_read() -> None:
     assert training.logits(torch.arange(24, 32)).isnan().all()
 
 
+def test_weights_that_a_last_step_made_no_numbers_are_seen_in_its_epochs_loss() -> None:
+    """A checkpoint of them would make every further try diverge."""
+    training = fold()
+    training.begin_epoch()
+    for _ in training.samples.batch_sizes:
+        training.step()
+    with torch.no_grad():
+        next(training.classifier.parameters())[0] = torch.nan
+    assert np.isnan(training.end_epoch()["train_loss"])
+
+
 def test_it_learns_what_can_be_learned() -> None:
     training = fold(samples(64, 32, (16, 16)), ranges=AUGMENTED, learning_rate=5e-3)
     for _ in range(10):

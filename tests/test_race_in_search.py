@@ -100,14 +100,14 @@ def test_a_deterministic_sweep_is_one_with_failures_too(tmp_path: Path) -> None:
     fates = []
     for workers in (1, 8):
         folder, flying = tmp_path / str(workers), []
-        search = open_race(folder, ["search.deterministic=true"])
+        search = open_race(folder, ["search.deterministic=true", "resources.tries=1"])
         fails = search._order[3]
         while not search.is_finished:
             while len(flying) < workers and (unit := search.next_unit()):
                 flying.append(unit)
             candidate, fold = flying.pop()
             if (candidate.number, fold) == (0, fails):
-                search.failed(candidate, fold, "training diverged", final=True)
+                search.failed(candidate, fold, "training diverged")
             else:
                 finish(search, folder, candidate, fold)
         fates.append(fate(search))
@@ -319,12 +319,12 @@ def test_folds_that_end_first_may_hold_one_class(tmp_path: Path, strategy: str) 
 
 def test_only_what_the_race_dropped_might_have_won(tmp_path: Path) -> None:
     """And after a resumption, too; what failed gets its folds then."""
-    budget = ["search.sampler=RandomSampler", "search.max_folds=12"]
+    budget = ["search.sampler=RandomSampler", "search.max_folds=12", "resources.tries=1"]
     race, cut = open_race(tmp_path / "race"), open_race(tmp_path / "cut", budget)
     run(race, tmp_path / "race")
     run(cut, tmp_path / "cut", stop_after=1)
     begun = {unit[0].number: unit for unit in iter(cut.next_unit, None)}
-    cut.failed(*begun.pop(1), "training diverged", final=True)
+    cut.failed(*begun.pop(1), "training diverged")
     cut.hopeless(*begun.pop(2), "below all others")
     for unit in begun.values():
         cut.returned(*unit)

@@ -22,9 +22,9 @@ def test_a_sweep_with_folds_left_was_interrupted(tmp_path: Path, caplog: pytest.
 
 
 def test_a_failed_configuration_is_named_with_its_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    search = open_search(tmp_path)
+    search = open_search(tmp_path, ["resources.tries=1"])
     candidate, fold = search.next_unit() or pytest.fail("no unit")
-    search.failed(candidate, fold, "training diverged", final=True)
+    search.failed(candidate, fold, "training diverged")
     run_all(search, tmp_path)
     with caplog.at_level(logging.ERROR, logger="sweep"):
         assert exit_code(search) == FAILED == 1

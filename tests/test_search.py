@@ -133,17 +133,10 @@ def test_a_failed_fold_is_tried_again_then_fails_its_configuration(tmp_path: Pat
     assert search.is_finished and search.best is search.candidates[1]
 
 
-def test_a_final_failure_is_not_tried_again(tmp_path: Path) -> None:
-    search = open_search(tmp_path, ["search.configurations=1"])
-    candidate, fold = search.next_unit() or pytest.fail("no unit")
-    search.failed(candidate, fold, "training diverged", final=True)
-    assert search.next_unit() is None and search.is_finished and candidate.state == "failed"
-
-
 def test_optuna_is_told_means_and_failures(tmp_path: Path) -> None:
-    search = open_search(tmp_path, ["search.configurations=2"])
+    search = open_search(tmp_path, ["search.configurations=2", "resources.tries=1"])
     candidate, fold = search.next_unit() or pytest.fail("no unit")
-    search.failed(candidate, fold, "training diverged", final=True)
+    search.failed(candidate, fold, "training diverged")
     run_all(search, tmp_path)
     trials = open_study(tmp_path / "optuna.journal", "test", {}).get_trials()
     assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.COMPLETE]
@@ -177,9 +170,9 @@ def test_a_finished_sweep_can_be_extended(tmp_path: Path) -> None:
 
 
 def test_a_failed_configuration_is_retried_by_the_next_start(tmp_path: Path) -> None:
-    search = open_search(tmp_path, ["search.configurations=1"])
+    search = open_search(tmp_path, ["search.configurations=1", "resources.tries=1"])
     candidate, fold = search.next_unit() or pytest.fail("no unit")
-    search.failed(candidate, fold, "node lost", final=True)
+    search.failed(candidate, fold, "node lost")
     again = open_search(tmp_path, ["search.configurations=1"])
     assert len(run_all(again, tmp_path)) == FOLDS and again.candidates[0].state == "complete"
 

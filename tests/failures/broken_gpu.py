@@ -3,7 +3,6 @@
 Loaded by every worker that finds the folder of `install` on its PYTHONPATH.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ class BrokenGpu(pl.Callback):
     context_is_broken = False
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        for error in Path(os.environ["PYTHONPATH"].split(os.pathsep)[0]).glob("*.error"):
+        for error in plugin.own_folder().glob("*.error"):
             if not BrokenGpu.context_is_broken:
                 error.unlink(missing_ok=True)
                 BrokenGpu.context_is_broken = True

@@ -15,7 +15,6 @@ from typing import Any
 
 from tests.failures import plugin
 
-ROOT = Path(__file__).parents[2]
 WRITING = os.O_WRONLY | os.O_RDWR
 # What is as good as the same file: other units, configurations, processes.
 NUMBERED = re.compile(r"[0-9a-f]{6,}|\d+")
@@ -25,8 +24,7 @@ def install(folder: Path, disk: Path, chosen: str) -> dict[str, str]:
     """The environment in which a sweep notes its writes below `disk`, and finds it full from `chosen` on."""
     plugin.install(folder, "full_disk")
     (folder / "sitecustomize.py").write_text("from tests.failures import full_disk\n\nfull_disk.watch()\n")
-    path = os.pathsep.join([str(folder), str(ROOT)])
-    return {"PYTHONPATH": path, "FULL_DISK": str(disk.resolve()), "FULL_DISK_AT": chosen}
+    return {"PYTHONPATH": plugin.path(folder), "FULL_DISK": str(disk.resolve()), "FULL_DISK_AT": chosen}
 
 
 def kinds(folder: Path) -> list[str]:
@@ -72,13 +70,13 @@ def _writes(path: str | bytes | os.PathLike[str]) -> None:
     if written == filler or not written.is_relative_to(disk):
         return
     kind = NUMBERED.sub("0", re.sub(r"lock.*", "lock", str(written.relative_to(disk))))
-    with Path(os.environ["PYTHONPATH"].partition(os.pathsep)[0], "writes").open("a") as writes:
+    with (plugin.own_folder() / "writes").open("a") as writes:
         writes.write(f"{kind}\n")
     if kind == os.environ["FULL_DISK_AT"] or filler.exists():
-        _fill(filler)
+        fill(filler)
 
 
-def _fill(filler: Path) -> None:
+def fill(filler: Path) -> None:
     """What a removed file leaves is taken, too, at every further write."""
     with filler.open("ab", buffering=0) as room:
         for size in (2**20, 2**12, 1):

@@ -1,6 +1,19 @@
 """A plugin of Lightning for every worker that finds its folder on its PYTHONPATH."""
 
+import os
 from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def path(folder: Path) -> str:
+    """PYTHONPATH of processes that find the plugin and this package."""
+    return os.pathsep.join([str(folder), str(ROOT)])
+
+
+def own_folder() -> Path:
+    """Of the plugin, in such a process."""
+    return Path(os.environ["PYTHONPATH"].partition(os.pathsep)[0])
 
 
 def install(folder: Path, name: str) -> None:

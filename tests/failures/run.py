@@ -2,6 +2,9 @@
 
     python tests/failures/run.py --rounds 50 --seed 1 [--only driver_killed journal_torn]
     python tests/failures/run.py --every-write  # the disk is full from each kind of write on, once
+    python tests/failures/run.py --settings search.racing.strategy=posterior search.deterministic=true  # of all sweeps
+
+Without --only, root also runs tests/cluster/test_node_loss.py: hosts killed, gone, cut off and healed, drained.
 
 Prints a line a round; exit code 1 and the folders kept where something was lost, trained twice or came out otherwise.
 """
@@ -9,6 +12,7 @@ Prints a line a round; exit code 1 and the folders kept where something was lost
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
 import subprocess
@@ -19,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # for a script, whose own folder is all that Python knows
-from tests.failures import full_disk
+from tests.failures import disks, full_disk, plugin, processes, units  # noqa: F401
 from tests.failures.disturbances import DISTURBANCES
 from tests.failures.sweeps import Place, check, check_complete, check_kept, check_same
 
@@ -42,7 +46,7 @@ def play(name: str, seed: int, folder: Path, reference: Place, writes: Sequence[
     Raises:
         DisturbanceError: says what does not hold.
     """
-    place = Place(folder, reference.cache, writes=[*writes] or reference.writes)
+    place = Place(folder, reference.cache, [*reference.changes], writes=[*writes] or reference.writes)
     DISTURBANCES[name](place, random.Random(seed))
     before = {folder: files for folder, files in place.units().items() if folder not in place.forgiven}
     check(place.finish() == 0, f"the sweep cannot be finished: {place.printed[-2000:]}")
@@ -55,9 +59,15 @@ def play(name: str, seed: int, folder: Path, reference: Place, writes: Sequence[
 
 
 def unmount(place: Path) -> None:
-    folder = place / "runs"
-    if folder.is_mount():
-        subprocess.run(["umount", "--lazy", folder], check=True)
+    for folder in (place / "runs", place / "cache"):
+        if folder.is_mount():
+            subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def hosts_lost() -> int:
+    """Several hosts have a suite of their own, which starts them once for all its disturbances; 1 if it failed."""
+    suite = ["pytest", "-v", "-m", "by_hand or not by_hand", "tests/cluster/test_node_loss.py"]
+    return int(subprocess.run([sys.executable, "-m", *suite], cwd=plugin.ROOT, check=False).returncode != 0)
 
 
 def names(chosen: Sequence[str], rounds: int | None, seed: int) -> Iterator[tuple[str, int]]:
@@ -74,13 +84,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--every-write", action="store_true")
-    parser.add_argument("--only", nargs="+", choices=sorted(DISTURBANCES), default=sorted(DISTURBANCES))
+    parser.add_argument("--settings", nargs="+", default=[])
+    parser.add_argument("--only", nargs="+", choices=sorted(DISTURBANCES), default=[])
     arguments = parser.parse_args()
     failed = 0
     folder = Path(tempfile.mkdtemp(prefix="failures-"))
     print(f"{folder}: the undisturbed sweep", flush=True)
-    reference = undisturbed(folder)
-    rounds = [(name, seed, list[str]()) for name, seed in names(arguments.only, arguments.rounds, arguments.seed)]
+    reference = undisturbed(folder, *arguments.settings)
+    chosen = arguments.only or [*DISTURBANCES]
+    rounds = [(name, seed, list[str]()) for name, seed in names(chosen, arguments.rounds, arguments.seed)]
     if arguments.every_write:
         rounds = [("disk_full", number, [write]) for number, write in enumerate(reference.writes)]
     for name, seed, writes in rounds:
@@ -96,7 +108,9 @@ def main() -> int:
             f"{name}{' from '.join(['', *writes])}, seed {seed}: {outcome} ({time.monotonic() - started:.0f} s)",
             flush=True,
         )
-    print(f"{len(rounds)} rounds, {failed} failed")
+    print(f"{len(rounds)} rounds, {failed} failed", flush=True)
+    if not (arguments.only or arguments.every_write or os.geteuid()):
+        failed += hosts_lost()
     if not failed:
         shutil.rmtree(folder)
     return 1 if failed else 0

@@ -175,13 +175,17 @@ def check_saved(place: Place) -> None:
 
 
 def check_complete(place: Place) -> None:
-    """All folds of all configurations once; nothing half-finished is left."""
+    """All folds of all configurations that no race dropped, once; nothing half-finished is left."""
     text = {"patient_id": str, "sop_instance_uid": str}
     cohort, split = (pd.read_csv(place.run / f"{name}.csv", dtype=text) for name in ("cohort", "split"))
     predictions = pd.read_parquet(place.run / "predictions.parquet")
-    for number in range(CONFIGURATIONS):
+    configurations = pd.read_csv(place.run / "configurations.csv")
+    ended = set(configurations["state"])
+    check(ended == {"complete"} or ended == {"complete", "pruned"}, f"configurations are {', '.join(ended)}")
+    for number in configurations.loc[configurations["state"] == "complete", "configuration"]:
         require_complete(predictions, cohort, split, number)
-    check(len(place.units()) == FOLDS * CONFIGURATIONS, f"{len(place.units())} finished folds")
+    folds = configurations.drop_duplicates("digest")["folds_done"].sum()
+    check(len(place.units()) == folds, f"{len(place.units())} finished folds of {folds}")
 
 
 def check_same(place: Place, undisturbed: Place) -> None:
