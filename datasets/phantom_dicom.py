@@ -1,5 +1,6 @@
 """Writing a synthetic study as DICOM MR Image Storage in explicit VR little endian, marked as synthetic throughout."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,9 @@ def write_study(folder: Path, patient_id: str, study: list[Series], seed: int) -
             dataset.ImagePositionPatient = [f"{value:.9g}" for value in corner]
             dataset.SliceLocation = f"{corner @ series.grid.axes[2]:.9g}"
             dataset.PixelData = pixels.astype("<u2").tobytes()
-            dataset.save_as(folder / f"IM{next(numbers):05d}", enforce_file_format=True)
+            file = BytesIO()  # of a full disk pydicom would make an error of many lines
+            dataset.save_as(file, enforce_file_format=True)
+            (folder / f"IM{next(numbers):05d}").write_bytes(file.getvalue())
 
 
 def _series_dataset(patient_id: str, series: Series, seed: int) -> Dataset:

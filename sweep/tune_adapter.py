@@ -239,20 +239,21 @@ def _ray(cluster: Cluster) -> Iterator[str]:
             _init(cluster)
             yield scratch
         except Exception:
-            _require_room(Path(scratch))
+            _require_room()
             raise
         finally:
             ray.shutdown()
 
 
-def _require_room(folder: Path) -> None:
+def _require_room() -> None:
     """Ray and Tune fail in many ways where the temporary folder is full, and do not say whose disk that is."""
-    room = folder / "room"
+    # As Ray chooses it; Python's own choice passes over a full one.
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()
     try:
-        room.write_bytes(bytes(2**24))
+        with tempfile.TemporaryFile(dir=folder) as room:
+            room.write(bytes(2**24))
     except OSError as error:
-        raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
-    room.unlink()
+        raise OSError(error.errno, error.strerror, folder) from error
 
 
 def _init(cluster: Cluster) -> None:

@@ -11,7 +11,7 @@ from tests.failures.run import play, undisturbed, unmount
 from tests.failures.sweeps import Place
 
 NEED_MOUNTS = {"disk_full"}
-CHOSEN = ["gpu_broken", "driver_killed", "raylet_killed", "ledger_entry_damaged", "disk_full"]
+CHOSEN = ["gpu_broken", "driver_killed", "raylet_killed", "ledger_entry_damaged", "disk_full", "unit_out_of_memory"]
 
 
 @pytest.fixture(scope="module")
