@@ -9,7 +9,7 @@ from pathlib import Path
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweep.settings import Range, Settings, SettingsError, Value, setting_type
 
@@ -28,6 +28,21 @@ def open_study(journal: Path, name: str, own_values: Mapping[str, Value]) -> opt
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(dict(own_values))
     return study
+
+
+def begun_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The last trial of every configuration. Optuna changes none that has ended, so what failed is tried as another."""
+    last: dict[int, FrozenTrial] = {}
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state != TrialState.WAITING:
+            last[trial.user_attrs.get("again", len(last))] = trial
+    for number, trial in last.items():
+        if trial.state == TrialState.FAIL:
+            params, spans, own = trial.params, trial.distributions, {"again": number}
+            again = create_trial(state=TrialState.RUNNING, params=params, distributions=spans, user_attrs=own)
+            study.add_trial(again)
+            last[number] = study.get_trials(deepcopy=False)[-1]
+    return list(last.values())
 
 
 def chosen_study(settings: Settings, chosen: Sequence[Mapping[str, Value]]) -> optuna.Study:

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweep.candidate import Candidate
 from sweep.ledger import Ledger, Unit
-from sweep.proposals import propose
+from sweep.proposals import begun_trials, propose
 from sweep.race_model import Array
 from sweep.racing import (
     STRATEGIES,
@@ -64,7 +64,7 @@ class Search:
         self._hours = hours
         self._inner_aucs = inner_aucs if settings.search.racing.hopeless_after else None
         self._curves = defaultdict[int, dict[Unit, Array]](dict)
-        self._recorded = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+        self._recorded = begun_trials(study)
         self._order = [int(fold) for fold in np.random.default_rng(settings.seed).permutation(folds)]
         if settings.search.racing.strategy == "none":
             self._order.sort()
@@ -83,7 +83,7 @@ class Search:
         if settings.search.deterministic:
             self._plan_waves()
         else:
-            self.candidates = [self._candidate(trial) for trial in self._recorded]
+            self.candidates = [self._candidate(number, trial) for number, trial in enumerate(self._recorded)]
             self._judge()
 
     def next_unit(self) -> tuple[Candidate, int] | None:
@@ -253,13 +253,12 @@ class Search:
         return verdict
 
     def _drop(self, candidate: Candidate, drop: Drop) -> None:
-        self._leave_out(candidate, drop)
-        self._study._storage.set_trial_user_attr(self._trial_ids[candidate.number], "dropped", list(drop))
-        self._tell(candidate, TrialState.PRUNED)
-
-    def _leave_out(self, candidate: Candidate, drop: Drop) -> None:
         candidate.dropped = drop
         self._alive[candidate.number], self._out[candidate.number] = False, not drop.risked
+        storage, trial = self._study._storage, self._trial_ids[candidate.number]
+        if not storage.get_trial(trial).state.is_finished():  # else an earlier start came to the same decision
+            storage.set_trial_user_attr(trial, "dropped", list(drop))
+            self._tell(candidate, TrialState.PRUNED)
 
     def _verdict(self) -> Verdict:
         racing, spent, may_ask = self._settings.search.racing, self._spent(), self._may_ask
@@ -287,24 +286,24 @@ class Search:
     def _ask(self) -> Candidate:
         number = len(self.candidates)
         if number < len(self._recorded):  # deterministic, resumed
-            return self._candidate(self._recorded[number])
-        return self._candidate(propose(self._study, self._settings, number))
+            return self._candidate(number, self._recorded[number])
+        return self._candidate(number, propose(self._study, self._settings, number))
 
-    def _candidate(self, trial: optuna.Trial | FrozenTrial) -> Candidate:
+    def _candidate(self, number: int, trial: optuna.Trial | FrozenTrial) -> Candidate:
         values = self._settings.own_values() | trial.params  # where a condition is not fulfilled, the own value stands
-        candidate = Candidate(trial.number, values, self._settings.configuration(values), self._folds)
+        candidate = Candidate(number, values, self._settings.configuration(values), self._folds)
         equals = self._equals[candidate.configuration.digest]
         equals.append(candidate)
         self._trial_ids.append(trial._trial_id)
-        self._shared[trial.number] = equals[0].number
+        self._shared[number] = equals[0].number
         if self._settings.search.deterministic:
             return candidate
         for fold in range(candidate.folds):
             if self._ledger.is_done(candidate.unit(fold)):
                 self._note(candidate, fold, self._score(candidate.unit(fold)))
-        if "dropped" in trial.user_attrs:
-            self._leave_out(candidate, Drop(*trial.user_attrs["dropped"]))
         self._report(candidate)
+        if "dropped" in trial.user_attrs:
+            self._drop(candidate, Drop(*trial.user_attrs["dropped"]))
         return candidate
 
     def _report(self, candidate: Candidate) -> None:
@@ -317,4 +316,5 @@ class Search:
             self._tell(candidate, TrialState.COMPLETE, candidate.mean_fold_auc)
 
     def _tell(self, candidate: Candidate, state: TrialState, value: float | None = None) -> None:
-        self._study.tell(candidate.number, value, state, skip_if_finished=True)
+        number = self._study._storage.get_trial_number_from_id(self._trial_ids[candidate.number])
+        self._study.tell(number, value, state, skip_if_finished=True)

@@ -119,13 +119,42 @@ def test_killed_at_any_event_it_comes_to_the_same_decisions(tmp_path: Path, dete
     overrides = [f"search.deterministic={deterministic}"]
     whole = open_race(tmp_path / "whole", overrides)
     events = run(whole, tmp_path / "whole")
-    for killed_after in range(1, len(events), 9):
+    for killed_after in (*range(1, len(events), 9), len(events)):
         folder = tmp_path / str(killed_after)
         before = run(open_race(folder, overrides), folder, stop_after=killed_after)
         resumed = open_race(folder, overrides)
         after = run(resumed, folder)
         assert len(before + after) == len(set(before + after)) == len(events), "a fold was trained twice, or left out"
         assert fate(resumed) == fate(whole)
+
+
+def test_a_kill_between_the_reason_and_the_telling_is_made_up_for(tmp_path: Path) -> None:
+    whole = open_race(tmp_path)
+    run(whole, tmp_path)
+    journal, states = tmp_path / "optuna.journal", [trial.state for trial in whole._study.trials]
+    *kept, _told = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(kept))
+    assert open_study(journal, "test", {}).trials[-1].state == TrialState.RUNNING
+    assert [trial.state for trial in open_race(tmp_path)._study.trials] == states
+
+
+@pytest.mark.parametrize("deterministic", ["true", "false"])
+def test_what_failed_races_on_with_the_next_start_wherever_that_is_killed(tmp_path: Path, deterministic: str) -> None:
+    overrides, fates = [f"search.deterministic={deterministic}"], []
+    for killed_after in (10**6, 1, 5, 14):
+        folder = tmp_path / str(killed_after)
+        first = open_race(folder, overrides)
+        run(first, folder, stop_after=FOLDS)
+        candidate, fold = first.next_unit() or pytest.fail("no unit")
+        first.failed(candidate, fold, "node lost", final=True)
+        run(open_race(folder, overrides), folder, stop_after=killed_after)
+        last = open_race(folder, overrides)
+        run(last, folder)
+        failed, *others = open_study(folder / "optuna.journal", "test", {}).trials[candidate.number :]
+        again = next(trial for trial in others if trial.params == failed.params)
+        assert (failed.state, again.state) == (TrialState.FAIL, TrialState.PRUNED) and candidate.number
+        fates.append((fate(last), [(trial.number, trial.state, trial.params) for trial in last._study.trials]))
+    assert all(each == fates[0] for each in fates)
 
 
 @pytest.mark.parametrize("strategy", ["none", "posterior"])

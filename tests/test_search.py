@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from sweep.candidate import Candidate
 from sweep.compose import load_settings
+from sweep.journal import mend
 from sweep.ledger import Ledger, Unit
 from sweep.proposals import open_study
 from sweep.search import Search
@@ -175,6 +176,26 @@ def test_a_failed_configuration_is_retried_by_the_next_start(tmp_path: Path) -> 
     search.failed(candidate, fold, "node lost")
     again = open_search(tmp_path, ["search.configurations=1"])
     assert len(run_all(again, tmp_path)) == FOLDS and again.candidates[0].state == "complete"
+
+
+def test_what_failed_and_a_later_start_completes_is_complete_in_the_study(tmp_path: Path) -> None:
+    two = ["search.configurations=2"]
+    search = open_search(tmp_path, two)
+    search.failed(*(search.next_unit() or pytest.fail("no unit")), "node lost", final=True)
+    run_all(search, tmp_path)
+    again = open_search(tmp_path, two)
+    finish(again, tmp_path, *(again.next_unit() or pytest.fail("no unit")))
+    mend(tmp_path / "optuna.journal")  # as after a kill
+    run_all(open_search(tmp_path, two), tmp_path)
+    more = open_search(tmp_path, ["search.configurations=3"])
+    assert {number for number, _ in run_all(more, tmp_path)} == {2}
+    trials = open_study(tmp_path / "optuna.journal", "test", {}).trials
+    failed, second, first, third = trials
+    assert failed.state == TrialState.FAIL and first.params == failed.params
+    assert {trial.state for trial in (first, second, third)} == {TrialState.COMPLETE}
+    assert [trial.value for trial in (first, second, third)] == [one.mean_fold_auc for one in more.candidates]
+    values = [dict(one.values) for one in more.candidates]
+    assert [dict(one.values) for one in open_search(tmp_path, ["search.configurations=3"]).candidates] == values
 
 
 def test_equal_configurations_share_their_units(tmp_path: Path) -> None:
