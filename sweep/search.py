@@ -100,6 +100,7 @@ class Search:
     @property
     def is_finished(self) -> bool:
         """All configurations are complete, dropped or failed, and nothing runs."""
+        self._verdict()
         return not self._may_ask and not self._under_way.any() and not self._waiting().any()
 
     @property
@@ -145,15 +146,11 @@ class Search:
             return ()
         return hopeless_below(list(self._curves[fold].values()), self._settings.search.racing.hopeless_after or 1)
 
-    @property
-    def _may_ask(self) -> bool:
-        room = len(self.candidates) < self._settings.search.configurations
-        return room and not self._spent() and not self._is_improvement_small()
-
-    def _is_improvement_small(self) -> bool:
-        """What a further configuration may be expected to gain is below the setting's limit."""
-        limit = self._settings.search.min_expected_improvement
-        return limit is not None and expected_improvement(self._evidence(newcomers=0)) < limit
+    def _is_another_worth_it(self) -> bool:
+        """There is room for a further configuration, and it may be expected to gain the setting's limit."""
+        asked = self._settings.search
+        room, limit = len(self.candidates) < asked.configurations, asked.min_expected_improvement
+        return room and not (limit and expected_improvement(self._evidence(newcomers=0)) < limit)
 
     def _spent(self) -> str:
         """The budget that is used up, units in training included, or "" while there is some left."""
@@ -261,11 +258,12 @@ class Search:
             self._tell(candidate, TrialState.PRUNED)
 
     def _verdict(self) -> Verdict:
-        racing, spent, may_ask = self._settings.search.racing, self._spent(), self._may_ask
-        known = spent, may_ask, len(self.candidates), self._finished.sum(), self._alive.sum()
+        racing, spent = self._settings.search.racing, self._spent()
+        known = spent, len(self.candidates), self._finished.sum(), self._alive.sum()
         if known != self._known:  # else a decision rests on the same evidence as the last one
+            self._may_ask = not spent and self._is_another_worth_it()
             strategy = STRATEGIES["none" if np.isnan(self._aucs).all() else racing.strategy]
-            evidence = self._evidence(newcomers=0 if spent else int(may_ask))
+            evidence = self._evidence(newcomers=int(self._may_ask))
             self._last_verdict = out_of_budget(evidence, spent) if spent else strategy(evidence, racing.alpha)
             self._known = known
         return self._last_verdict

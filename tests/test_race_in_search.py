@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 from sweep.compose import load_settings
 from sweep.ledger import Ledger, Unit
 from sweep.proposals import open_study
+from sweep.racing import Evidence, expected_improvement
 from sweep.search import Search
 from sweep.settings import SettingsError
 from tests.test_search import finish
@@ -191,6 +192,20 @@ def test_a_small_expected_improvement_begins_no_further_configuration(tmp_path: 
         assert search.is_finished and all(candidate.is_complete for candidate in search.candidates)
         counts[limit] = len(search.candidates)
     assert counts["null"] == 40 and 10 <= counts["0.02"] < counts["0.0001"] <= 40
+
+
+def test_a_decision_predicts_the_improvement_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predicted = []
+
+    def counted(evidence: Evidence) -> float:
+        predicted.append((len(evidence.auc), evidence.done.sum(), evidence.alive.sum()))
+        return expected_improvement(evidence)
+
+    monkeypatch.setattr("sweep.search.expected_improvement", counted)
+    search = open_race(tmp_path, ["search.min_expected_improvement=0.0001", "search.sampler=RandomSampler"])
+    while not search.is_finished:
+        run(search, tmp_path, stop_after=1)
+    assert len(predicted) == len(set(predicted)) > FOLDS
 
 
 HOPELESS = ["search.racing.hopeless_after=2", "search.configurations=14", "search.sampler=RandomSampler"]
