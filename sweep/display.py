@@ -98,14 +98,14 @@ class Display:
         table = Table(box=None, pad_edge=False)
         for column in ("configuration", "folds", "AUC so far"):
             table.add_column(column, justify="left" if column == "folds" else "right", no_wrap=True)
-        # rich would squeeze every column alike to make room for the longest.
-        folds = 2 * candidates[0].folds if candidates else 0
-        room = max(10, self._console.width - len("configuration  AUC so far    ") - folds)
-        table.add_column("settings", overflow="ellipsis", no_wrap=True, max_width=room)
         visible = max(3, self._console.height - 6)
         in_race = [candidate for candidate in candidates if candidate.state != "pruned"]
-        shown = candidates if len(candidates) <= visible else in_race
-        for candidate in shown[-visible:]:
+        shown = (candidates if len(candidates) <= visible else in_race)[-visible:]
+        # rich would squeeze every column alike to make room for the longest.
+        folds = max((len(self._folds(candidate)) for candidate in shown), default=0)
+        room = max(10, self._console.width - len("configuration  AUC so far    ") - folds)
+        table.add_column("settings", overflow="ellipsis", no_wrap=True, max_width=room)
+        for candidate in shown:
             style = "bold" if candidate is best else "red" if candidate.failures else None
             style = "dim" if candidate.state == "pruned" else style
             settings = " ".join(f"{name.split('.')[-1]}={_short(value)}" for name, value in candidate.values.items())

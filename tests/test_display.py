@@ -5,9 +5,12 @@ import os
 import pty
 import subprocess
 import sys
+from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from sweep.display import Display
 from sweep.racing import Drop
@@ -104,3 +107,18 @@ def test_a_dropped_configuration_shows_why_and_is_logged_once(search: Search, ca
     reason = "dropped after 1 of 3 folds: AUC -0.031 [-0.052, -0.010] against configuration 0: chance to win 0.0002"
     assert sum(reason in line for line in caplog.messages) == 1
     assert display.summary().startswith("4 of 10 folds · ") and "· 0 in the race, 1 dropped ·" in display.summary()
+
+
+def test_a_terminal_shows_a_dropped_row_with_its_folds_and_why(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = partial(Console, record=True, force_terminal=True, width=140, height=40, file=StringIO())
+    monkeypatch.setattr("sweep.display.Console", terminal)
+    with Display(search, total=4, epochs=lambda *_: 777) as display:
+        search.candidates[1].failures.clear()
+        search.candidates[1].dropped = Drop(1, 0, -0.031, -0.052, -0.010, "chance to win 0.0002")
+        display.finished(search.candidates[0], 0)
+    shown = display._console.export_text(styles=True)
+    why = "AUC -0.031 [-0.052, -0.010] against configuration 0: chance to win 0.0002"
+    above, *_, row = (line for line in shown.splitlines() if why in line)
+    assert f"configuration 1 is dropped after 1 of 3 folds: {why}" in above
+    assert row.startswith("\x1b[2m") and f"{search.candidates[1].mean_fold_auc:.3f}" in row, "dim, with its mean so far"
+    assert [row.count(mark) for mark in ("■", "777", "·")] == [1, 1, 1]
