@@ -44,14 +44,17 @@ class Candidate:
 
     @property
     def why_dropped(self) -> str:
-        """'AUC -0.031 [-0.052, -0.010] against configuration 3: chance to win 0.0002'; empty if it is not."""
+        """'AUC -0.031 [-0.052, -0.010] against configuration 3: chance to win 0.0002 (after 57 folds of the sweep)'.
+
+        Empty if it is not.
+        """
         if self.dropped is None or self.is_complete:
             return ""
-        drop = self.dropped
+        drop, when = self.dropped, f" (after {self.dropped.after} folds of the sweep)" if self.dropped.after else ""
         if self.is_hopeless:
-            return drop.why
+            return f"{drop.why}{when}"
         interval = f"AUC {drop.difference:+.3f} [{drop.low:+.3f}, {drop.high:+.3f}]"
-        return f"{interval} against configuration {drop.against}: {drop.why}"
+        return f"{interval} against configuration {drop.against}: {drop.why}{when}"
 
     @property
     def is_hopeless(self) -> bool:

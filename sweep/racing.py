@@ -70,6 +70,8 @@ class Drop(NamedTuple):
     why: str
     risked: bool = True
     """It might have won, which counts towards alpha."""
+    after: int = 0
+    """Fold-trainings of the sweep that were finished then; 0: not known."""
 
 
 @dataclass(frozen=True)

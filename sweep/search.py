@@ -137,7 +137,8 @@ class Search:
         self.returned(candidate, fold)
         for equal in (one for one in self._equals[candidate.configuration.digest] if one.state == "running"):
             why = f"fold {fold} is hopeless: {reason}"
-            self._drop(equal, Drop(equal.number, equal.number, nan, nan, nan, why, risked=False))
+            drop = Drop(equal.number, equal.number, nan, nan, nan, why, risked=False, after=len(self._done))
+            self._drop(equal, drop)
         self._go_on()
 
     def hopeless_below(self, candidate: Candidate, fold: int) -> tuple[float, ...]:
@@ -246,7 +247,7 @@ class Search:
         verdict = self._verdict()
         for drop in verdict.drops:
             if not self._under_way[self._shared[drop.row]].any():
-                self._drop(self.candidates[drop.row], drop)
+                self._drop(self.candidates[drop.row], drop._replace(after=len(self._done)))
         return verdict
 
     def _drop(self, candidate: Candidate, drop: Drop) -> None:

@@ -233,10 +233,11 @@ def test_a_hopeless_first_fold_drops_its_configuration_for_good(tmp_path: Path) 
     assert search.hopeless_below(candidate, fold) == pytest.approx((-np.inf, 0.7, 0.8))
     assert search.hopeless_below(search.candidates[0], fold) == (), "the race knows more of what has a fold"
     search.hopeless(candidate, fold, "inner AUC 0.51")
-    assert (candidate.state, candidate.why_dropped) == ("pruned", f"fold {fold} is hopeless: inner AUC 0.51")
+    why = f"fold {fold} is hopeless: inner AUC 0.51 (after 10 folds of the sweep)"
+    assert (candidate.state, candidate.why_dropped) == ("pruned", why)
     search.hopeless(candidate, fold + 1, "another fold of it was in training, too")
     again = open_with_curves(tmp_path)
-    assert fate(again)[10] == ("pruned", f"fold {fold} is hopeless: inner AUC 0.51", [], dict(candidate.values))
+    assert fate(again)[10] == ("pruned", why, [], dict(candidate.values))
     rest = run(again, tmp_path)
     assert again.is_finished and 10 not in {number for number, _ in rest}
     assert again.best and again.best.number != 10

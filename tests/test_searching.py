@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from sweep.predictions import fold_table
 from sweep.report.search_plots import CELLS, contour
 from sweep.report.searching import importance
 from tests.run_folders import drop_by_race, keep_folds, write_run
@@ -67,7 +68,18 @@ def test_what_a_race_dropped_stands_there_with_its_evidence_and_what_it_spared(t
     assert (found["cost"]["spared"], found["cost"]["spared_share"]) == (5, 5 / 60)
     assert "The race spared 5 of them (8 %)" in page.text and page.text.count(why) >= 2
     assert len(found["settings"]) == 8 and "10 complete configurations and the dropped" in page.text
-    assert {"configurations.1.folds_done", "configurations.4.folds_done"} <= {path for path, _, _ in page.figures}
+    shown = {path for path, _, _ in page.figures}
+    predictions, best = pd.read_parquet(run / "predictions.parquet"), summary["best"]["configuration"]
+    for place, (number, folds) in enumerate({1: 2, 4: 3}.items()):
+        row = found["dropped"][place]
+        assert (row["configuration"], row["folds_done"], row["why"]) == (number, folds, why)
+        rows = predictions[predictions["fold"] < folds]
+        means = [fold_table(rows[rows["configuration"] == one], "max")["auc"].mean() for one in (number, best)]
+        assert (row["mean"], row["best_mean"]) == pytest.approx(means)
+        difference = row["difference"]
+        assert difference["value"] == pytest.approx(means[0] - means[1])
+        assert difference["low"] < difference["value"] < difference["high"]
+        assert {f"search.dropped.{place}.{name}" for name in ("mean", "best_mean", "difference.low")} <= shown
 
 
 def test_importance_finds_the_setting_that_matters_on_any_scale() -> None:

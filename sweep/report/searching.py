@@ -1,10 +1,12 @@
 """What the search did: its history and cost, and which settings mattered."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from sweep.comparison import paired_mean_of_folds
 from sweep.patient_metrics import fold_aucs
 from sweep.report.tables import RunTables
 from sweep.selection_bias import fill_dropped_folds
@@ -14,7 +16,22 @@ ENOUGH_TO_RANK = 10  # complete configurations; even with these, a rank correlat
 
 def searched(run: RunTables) -> dict[str, Any]:
     """The summary's part on the search."""
-    return {"history": _history(run), "cost": _cost(run), "settings": _settings(run)}
+    return {"history": _history(run), "cost": _cost(run), "dropped": _dropped(run), "settings": _settings(run)}
+
+
+def _dropped(run: RunTables) -> list[dict[str, Any]]:
+    """A row per configuration that a race dropped: its mean AUC so far, the best one's on the same folds, paired."""
+    split = run.split.set_index("patient_id").loc[run.competing.index]
+    nothing = pd.Series(np.nan, run.competing.index)
+    rows = []
+    for _, row in run.configurations.query("state == 'pruned'").sort_values("configuration").iterrows():
+        scores = [run.competing.get(number, nothing) for number in (row["configuration"], run.best)]
+        known = scores[0].notna() & scores[1].notna()
+        first, second, label, fold = (column[known].to_numpy() for column in (*scores, split["label"], split["fold"]))
+        test = paired_mean_of_folds(label, first, second, fold)
+        own = {"configuration": row["configuration"], "folds_done": row["folds_done"], "why": row["dropped"]}
+        rows.append(own | {"mean": test.first, "best_mean": test.second, "difference": asdict(test.difference)})
+    return rows
 
 
 def _fold_aucs(run: RunTables) -> pd.DataFrame:
