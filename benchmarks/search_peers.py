@@ -98,7 +98,8 @@ def smac(auc: Array, seed: int) -> Outcome:
         )
         rows = [Configuration(space, {"row": row}) for row in range(len(auc))]
         design = RandomInitialDesign(scenario, n_configs=0, additional_configs=rows)
-        facade = RandomFacade(scenario, loss, initial_design=design, logging_level=50, overwrite=True)
+        rule = RandomFacade.get_intensifier(scenario, max_config_calls=len(names))  # its default stops at three
+        facade = RandomFacade(scenario, loss, initial_design=design, intensifier=rule, logging_level=50, overwrite=True)
         with suppress(ConfigurationSpaceExhaustedException):  # its way to say that all have been tried
             facade.optimize()
         found = facade.intensifier.get_incumbent()
