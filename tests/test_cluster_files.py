@@ -5,12 +5,17 @@ import os
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from ray._private.runtime_env.packaging import get_local_dir_uri_path
 from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
@@ -22,6 +27,8 @@ from sweep.compose import load_settings
 
 ROOT = Path(__file__).parents[1]
 CLUSTER_FILES = [ROOT / "cluster.yaml", *(ROOT / "docs/clusters" / f"{name}.yaml" for name in ("gcp", "on-premises"))]
+HOMES = {"cluster": "/home/ubuntu", "gcp": "/home/ubuntu", "on-premises": "/home/sweep"}
+CONSTRAINTS = ROOT / "docs/clusters/constraints.txt"
 KUBERAY, SLURM = ROOT / "docs/clusters/kuberay.yaml", ROOT / "docs/clusters/slurm.sh"
 
 
@@ -49,19 +56,50 @@ def test_every_command_is_its_own_and_pinned_and_carries_the_token(file: Path) -
     config = prepared(read(file))
     own = {"head_start_ray_commands", "worker_start_ray_commands", "setup_commands", "initialization_commands"}
     assert own <= read(file).keys(), "the packaged defaults install a nightly Ray"
-    commands = [*config["head_setup_commands"], *config["worker_setup_commands"]]
-    pins = set(re.findall(r"(?:ray\[[\w,]+\]|torch|pytorch-lightning|optuna)==[\d.]+", "\n".join(commands)))
-    assert len(pins) == 4
+    installs = [command for command in config["worker_setup_commands"] if "pip install" in command]
+    assert installs and all(" -c ~/sweep/docs/clusters/constraints.txt " in command for command in installs)
+    assert config["file_mounts"][f"{HOMES[file.stem]}/sweep"] == "." and "docs" not in config["rsync_exclude"]
+    assert config["head_setup_commands"] == config["worker_setup_commands"]
     for command in (*config["head_start_ray_commands"], *config["worker_start_ray_commands"]):
         assert "RAY_AUTH_MODE=token ~/venv/bin/ray " in command
     assert any(place.endswith("/.ray/auth_token") for place in config["file_mounts"])
 
 
-def test_all_files_pin_the_same_versions() -> None:
-    pins = [re.findall(r"'([\w\[\],-]+==[\d.]+)'", file.read_text()) for file in CLUSTER_FILES]
-    assert pins[0] == pins[1] == pins[2]
-    ray = pins[0][0].partition("==")[2]
+def pinned() -> dict[str, Requirement]:
+    lines = [line for line in CONSTRAINTS.read_text().splitlines() if not line.startswith("#")]
+    return {canonicalize_name(one.name): one for one in map(Requirement, lines)}
+
+
+def version(requirement: Requirement) -> str:
+    (only,) = requirement.specifier
+    assert only.operator == "==" and "+" not in only.version, "a build for CPUs alone would reach GPU machines"
+    return only.version
+
+
+def test_every_dependency_is_pinned_within_the_projects_range() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = pinned()
+    for needed in map(Requirement, project["dependencies"]):
+        assert needed.specifier.contains(version(pins[canonicalize_name(needed.name)])), needed
+
+
+def test_what_pinned_packages_need_is_pinned() -> None:
+    """As far as this environment has the same versions; a newer one may need other packages."""
+    pins = pinned()
+    for name, pin in pins.items():
+        with suppress(PackageNotFoundError):
+            package = distribution(name)
+            same = package.version.partition("+")[0] == version(pin)
+            needs = [Requirement(one) for one in package.requires or [] if same]
+            needs = [one for one in needs if one.marker is None or one.marker.evaluate({"extra": ""})]
+            assert {canonicalize_name(one.name) for one in needs} <= pins.keys(), name
+
+
+def test_rays_version_is_the_same_everywhere() -> None:
+    ray = version(pinned()["ray"])
     assert read(KUBERAY)["spec"]["rayClusterSpec"]["rayVersion"] == ray
+    assert f"rayproject/ray:{ray}-" in KUBERAY.read_text()
+    assert f"'ray[default,tune]=={ray}'" in (ROOT / "docs/clusters.md").read_text()
 
 
 @pytest.mark.parametrize("file", CLUSTER_FILES[:2], ids=lambda file: file.stem)

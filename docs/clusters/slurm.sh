@@ -13,7 +13,8 @@ set -euo pipefail
 
 cd /shared                        # CHANGE: a folder that all nodes see; NFS is mounted with
                                   # lookupcache=none,acdirmin=0,acdirmax=0 (docs/clusters.md)
-. "$HOME/venv/bin/activate"       # CHANGE: a virtual environment that all nodes see, with this project in it
+. "$HOME/venv/bin/activate"       # CHANGE: a virtual environment that all nodes see, with this project in it:
+                                  # pip install -c docs/clusters/constraints.txt .
 
 export RAY_AUTH_MODE=token        # the token lies in the home folder, which all nodes see
 [ -f "$HOME/.ray/auth_token" ] || ray get-auth-token --generate >/dev/null
