@@ -97,11 +97,11 @@ class FoldTrainable(tune.Trainable):
         from sweep.node_copy import on_own_disk
         from sweep.train_fold import Task, train_pack
 
-        # What has its last file was killed before its DONE.
+        # What has its last file was killed before its DONE; what is done was so by a worker that outlived its driver.
         tasks = {
             one: Task(one.configuration, one.fold, folder, one.split, one.hopeless_below, self._saving_share)
             for one, folder in begun.items()
-            if not (folder / "result.json").exists()
+            if not (folder / "result.json").exists() and not one.ledger.is_done(one.unit)
         }
         store = on_own_disk(self._store, self._node_folder, self._store_url)
         return dict(zip(tasks, train_pack([*tasks.values()], store) if tasks else [], strict=True))
