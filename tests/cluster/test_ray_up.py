@@ -3,9 +3,15 @@
 import json
 import os
 import shlex
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
@@ -18,6 +24,7 @@ from sweep.settings import below
 from sweep.storage import at_hand
 from tests import buckets
 from tests.cluster.hosts import CHECKOUT, Hosts, hosts
+from tests.failures.sweeps import SECONDS
 from tests.test_main import TINY, sweep
 
 BIN = Path(sys.prefix, "bin")
@@ -27,6 +34,8 @@ HEAD, WORKERS, OUTSIDER = 1, (2, 3), 4
 GPUS_PER_WORKER, FOLDS_PER_GPU = 2, 2
 # Workers start seconds apart, and are to train side by side.
 LONGER = [*TINY, "training.epochs=30", "training.patience=30"]
+FILES = ["data=dicom", "data.root=PATIENTS", "data.annotations=PATIENTS/annotations.csv"]
+DICOM = [*FILES, *(setting for setting in LONGER if "phantom" not in setting)]
 NODE_FOLDER = "/dev/shm/sweep"  # a disk of the host's own
 ALIVE = """
 import json, ray
@@ -47,7 +56,10 @@ def cluster_file(group: Hosts) -> Path:
         "min_workers": len(workers),
         "max_workers": len(workers),
         "file_mounts": {"/root/.ray/auth_token": str(token)},
-        "setup_commands": [f"echo 'export PATH={BIN}:$PATH RAY_AUTH_MODE=token' >~/.bashrc"],  # for `ray down`
+        # For what users type, and `ray down`.
+        "setup_commands": [
+            f"echo 'export PATH={BIN}:$PATH RAY_AUTH_MODE=token PYTHONPATH={CHECKOUT} OMP_NUM_THREADS=1' >~/.bashrc"
+        ],
         "head_start_ray_commands": [
             f"{RAY} start --head --port=6379 --node-ip-address={head} --num-cpus=4 --num-gpus=0 "
             "--include-dashboard=false --autoscaling-config=~/ray_bootstrap_config.yaml",
@@ -79,6 +91,8 @@ def alive(group: Hosts) -> set[str]:
 
 @pytest.fixture(scope="module")
 def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    if not shutil.which("tmux"):
+        pytest.skip("sweeps are started detached by tmux, which is not installed")
     with hosts(4, tmp_path_factory.mktemp("hosts")) as group:
         yield group
 
@@ -101,12 +115,29 @@ def cluster(group: Hosts) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def runs(cluster: Path, group: Hosts) -> Path:
-    """The folder of the same sweep twice: `alone` on this machine, `together` started through the cluster's head."""
-    alone = sweep(group.shared, "name=alone", *LONGER)
+    """The folder of the same sweep twice: `alone` on this machine, `together` by the commands of docs/clusters.md."""
+    written = sweep(group.private, "phantom", "PATIENTS", "patients=24")
+    assert written.returncode == 0, written.stderr
+    ray("rsync-up", str(cluster), f"{group.private}/PATIENTS/", f"{group.shared}/PATIENTS/")
+    alone = sweep(group.shared, "name=alone", *DICOM)
     assert alone.returncode == 0, alone.stderr
     settings = [f"resources.gpus_per_fold={1 / FOLDS_PER_GPU}", f"cluster.node_folder={NODE_FOLDER}"]
-    ray("exec", str(cluster), joining_sweep(group.shared, "name=together", *settings))
+    together = shlex.join(["name=together", *DICOM, "cluster.address=auto", *settings])
+    ray("exec", "--tmux", str(cluster), f"cd {group.shared} && python -m sweep {together} >printed 2>&1")
     return group.shared / "runs"
+
+
+@pytest.fixture(scope="module")
+def together(runs: Path, cluster: Path, group: Hosts) -> Path:
+    """The folder of the sweep on the cluster, after its end; `ray exec --tmux` has left before its begin."""
+    finished = f"cd {group.shared} && python -m sweep status runs/together || cat printed; true"
+    limit = time.monotonic() + SECONDS
+    while not (runs / "together" / "report.html").exists():
+        told = ray("exec", str(cluster), finished)
+        assert time.monotonic() < limit, told
+        time.sleep(2)
+    assert "6 of 6 folds finished" in ray("exec", str(cluster), finished)
+    return runs / "together"
 
 
 def joining_sweep(folder: Path | str, *settings: str) -> str:
@@ -120,9 +151,40 @@ def files(run: Path, name: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", ["predictions.parquet", "inner_predictions.parquet", "curve.csv", "weights.pt"])
-def test_every_fold_has_the_bytes_it_has_on_one_host(runs: Path, name: str) -> None:
+def test_every_fold_has_the_bytes_it_has_on_one_host(runs: Path, together: Path, name: str) -> None:
     alone = files(runs / "alone", name)
-    assert len(alone) == 6 and files(runs / "together", name) == alone
+    assert len(alone) == 6 and files(together, name) == alone
+
+
+def test_the_report_is_fetched_from_the_head(together: Path, cluster: Path, group: Hosts) -> None:
+    fetched = group.private / "report.html"
+    ray("rsync-down", str(cluster), str(together / "report.html"), str(fetched))
+    assert fetched.read_bytes() == (together / "report.html").read_bytes()
+
+
+def test_tensorboard_is_seen_through_ray_attach(together: Path, cluster: Path) -> None:
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    command = [BIN / "ray", "attach", "-p", str(port), str(cluster)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as attach:
+        assert attach.stdin is not None
+        attach.stdin.write(f"tensorboard --port {port} --logdir {together.parent}\n".encode())
+        attach.stdin.flush()
+        try:
+            assert awaited("together/", f"http://localhost:{port}/data/runs", attach)
+        finally:
+            os.killpg(attach.pid, signal.SIGKILL)
+
+
+def awaited(text: str, url: str, attach: subprocess.Popen[bytes]) -> bool:
+    """Whether the text is in what the url answers before `ray attach` ends."""
+    limit = time.monotonic() + SECONDS
+    while time.monotonic() < limit and attach.poll() is None:
+        with suppress(OSError):  # nobody listens yet
+            if text in urllib.request.urlopen(url, timeout=60).read().decode():
+                return True
+        time.sleep(0.5)
+    return False
 
 
 def test_a_sweep_at_a_url_needs_no_shared_folder(
@@ -148,9 +210,9 @@ class Placed(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def placed(runs: Path) -> list[Placed]:
+def placed(together: Path) -> list[Placed]:
     folds = []
-    for path in (runs / "together").glob("ledger/*/*/fold-?/result.json"):
+    for path in together.glob("ledger/*/*/fold-?/result.json"):
         result, end = json.loads(path.read_text()), path.stat().st_mtime
         folds.append(Placed(result["host"], result["gpus"], end - result["seconds"], end))
     return sorted(folds)
@@ -179,13 +241,13 @@ def test_a_host_without_the_token_is_refused(group: Hosts, identity: str) -> Non
     assert "token" in (joined.stdout + joined.stderr).lower()
 
 
-@pytest.mark.usefixtures("runs")
+@pytest.mark.usefixtures("cluster")
 def test_a_sweep_that_finds_no_cluster_says_so(group: Hosts) -> None:
     refused = group.run(OUTSIDER, joining_sweep(group.shared, "name=nowhere"), check=False)
     assert refused.returncode == 2 and "cluster.address=auto: no Ray runs on this machine" in refused.stderr
 
 
-@pytest.mark.usefixtures("runs")
+@pytest.mark.usefixtures("together")
 def test_every_worker_has_one_copy_of_the_patches(group: Hosts) -> None:
     (patches,) = (group.shared / "cache").glob("patches/*/patches.npy")
     for host in WORKERS:
