@@ -165,7 +165,7 @@ class Hosts:
         self._await(host)
 
     def _await(self, host: int) -> None:
-        for _ in range(100):
+        for _ in range(1000):
             if self.run(host, "true", check=False).returncode == 0:
                 return
             time.sleep(0.1)
