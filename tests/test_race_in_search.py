@@ -144,10 +144,10 @@ def test_what_failed_races_on_with_the_next_start_wherever_that_is_killed(tmp_pa
     overrides, fates = [f"search.deterministic={deterministic}"], []
     for killed_after in (10**6, 1, 5, 14):
         folder = tmp_path / str(killed_after)
-        first = open_race(folder, overrides)
+        first = open_race(folder, [*overrides, "resources.tries=1"])
         run(first, folder, stop_after=FOLDS)
         candidate, fold = first.next_unit() or pytest.fail("no unit")
-        first.failed(candidate, fold, "node lost", final=True)
+        first.failed(candidate, fold, "node lost")
         run(open_race(folder, overrides), folder, stop_after=killed_after)
         last = open_race(folder, overrides)
         run(last, folder)

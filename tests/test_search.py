@@ -180,8 +180,8 @@ def test_a_failed_configuration_is_retried_by_the_next_start(tmp_path: Path) -> 
 
 def test_what_failed_and_a_later_start_completes_is_complete_in_the_study(tmp_path: Path) -> None:
     two = ["search.configurations=2"]
-    search = open_search(tmp_path, two)
-    search.failed(*(search.next_unit() or pytest.fail("no unit")), "node lost", final=True)
+    search = open_search(tmp_path, [*two, "resources.tries=1"])
+    search.failed(*(search.next_unit() or pytest.fail("no unit")), "node lost")
     run_all(search, tmp_path)
     again = open_search(tmp_path, two)
     finish(again, tmp_path, *(again.next_unit() or pytest.fail("no unit")))
