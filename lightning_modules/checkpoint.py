@@ -84,7 +84,7 @@ class EpochCheckpoint(pl.Callback):
             return
         row = self.fold.end_epoch()
         if not math.isfinite(row["train_loss"]):
-            self._fail(f"train_loss={row['train_loss']} in epoch {row['epoch']}")
+            self._fail(f"loss or weights are {row['train_loss']} in epoch {row['epoch']}")
             return
         self.curve.append(row)
         if self.best_epoch == row["epoch"] and not math.isnan(row["inner_loss"]):

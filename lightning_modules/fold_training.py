@@ -142,12 +142,12 @@ class FoldTraining:
     def end_epoch(self) -> dict[str, float]:
         """Means over the epoch's samples: train_loss (without the L2 term), inner_loss and inner_auc (per patient).
 
-        The last two are NaN where nobody validates. This waits for the device, once an epoch.
+        The last two are NaN where nobody validates, the first where a weight is not finite. This waits for the device, once an epoch.
         """
         with self._on_stream(), torch.no_grad():
-            # The last step's loss is that of the weights before it: nothing is added unless these are no numbers.
-            lost = 0 * torch.nn.utils.get_total_norm(self.classifier.parameters())
-            train_loss = float(self._loss + lost) / len(self._order)
+            # The last step's loss is that of the weights before it.
+            sound = torch.stack([value.isfinite().all() for value in self.classifier.state_dict().values()]).all()
+            train_loss = float(self._loss.where(sound, torch.nan)) / len(self._order)
         row = {"epoch": self.epoch, "train_loss": train_loss, "inner_loss": float("nan"), "inner_auc": float("nan")}
         self.epoch += 1
         rows = torch.from_numpy(self.samples.validation_rows)

@@ -27,8 +27,8 @@ log = logging.getLogger("sweep")
 _checked: set[Path] = set()
 
 
-FailureKind = Literal["retry", "hopeless"]
-"""Another try may help; the configuration is out of the race."""
+FailureKind = Literal["retry", "final", "hopeless"]
+"""Another try may help; it cannot; the configuration is out of the race."""
 
 
 class Unit(NamedTuple):

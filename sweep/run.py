@@ -180,6 +180,8 @@ def _validate_further(
 
 
 def _track_finished(tracker: Tracker, ledger: Ledger, candidate: Candidate, settings: Settings) -> None:
+    if tracker.has_all_of(candidate.number):
+        return
     curves = {fold: ledger.curve(candidate.unit(fold)) for fold in sorted(candidate.fold_aucs)}
     for fold, curve in curves.items():
         tracker.finish_fold(candidate.number, fold, curve, candidate.fold_aucs[fold])

@@ -101,7 +101,7 @@ class Search:
     def is_finished(self) -> bool:
         """All configurations are complete, dropped or failed, and nothing runs."""
         self._verdict()
-        return not self._may_ask and not self._under_way.any() and not self._waiting().any()
+        return not (self._wave or self._may_ask or self._under_way.any() or self._waiting().any())
 
     @property
     def best(self) -> Candidate | None:
@@ -119,12 +119,12 @@ class Search:
         self._reveal(candidate, fold)
         self._go_on()
 
-    def failed(self, candidate: Candidate, fold: int, reason: str) -> None:
-        """A try of a unit failed: it waits for the next one, or, with none left, its configuration fails."""
+    def failed(self, candidate: Candidate, fold: int, reason: str, *, final: bool = False) -> None:
+        """A try of a unit failed: it waits for the next one, or, with none left or `final`, its configuration fails."""
         self.returned(candidate, fold)
         candidate.tries[fold] = candidate.tries.get(fold, 0) + 1
         candidate.last_failure = reason
-        if candidate.tries[fold] >= self._settings.resources.tries:
+        if final or candidate.tries[fold] >= self._settings.resources.tries:
             candidate.failures[fold] = reason
             self._alive[candidate.number], self._out[candidate.number] = False, True
             # Its other folds of the wave are trained all the same, for some of them may be done already.

@@ -59,8 +59,8 @@ class SearchPool:
     def succeeded(self, candidate: Candidate, fold: int) -> None:
         self.stage(candidate).search.succeeded(candidate, fold)
 
-    def failed(self, candidate: Candidate, fold: int, reason: str) -> None:
-        self.stage(candidate).search.failed(candidate, fold, reason)
+    def failed(self, candidate: Candidate, fold: int, reason: str, *, final: bool = False) -> None:
+        self.stage(candidate).search.failed(candidate, fold, reason, final=final)
 
     def hopeless(self, candidate: Candidate, fold: int, reason: str) -> None:
         self.stage(candidate).search.hopeless(candidate, fold, reason)

@@ -46,6 +46,10 @@ class Tracker:
         """Number of epochs that a fold has behind it, as far as followed."""
         return self._written.get((self._fold_run(configuration, fold), "curves"), 0)
 
+    def has_all_of(self, configuration: int) -> bool:
+        """Whether `finish_configuration` has written it, before which everything else of it is written."""
+        return _is_finished(self._configuration_run(configuration))
+
     def finish_fold(self, configuration: int, fold: int, curve: Path, auc: float) -> None:
         """Write the rest of a finished fold's curve and its held-out patients' AUC; nothing if already there."""
         run = self._fold_run(configuration, fold)
@@ -66,9 +70,9 @@ class Tracker:
         not be averaged away. `settings` are the searched ones by dotted name, `curves` the folds' curve.csv in the
         order of the folds; `patients` has a row per patient: label (0 or 1), probability, fold.
         """
-        run = self._configuration_run(configuration)
-        if _is_finished(run):
+        if self.has_all_of(configuration):
             return
+        run = self._configuration_run(configuration)
         row = f"{self._sweep}/{configuration:03d}"
         for fold in range(len(curves)):
             session = hparams_session(row, settings)

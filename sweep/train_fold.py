@@ -93,6 +93,7 @@ def _write_results(
         _write_predictions(folder / "partial_predictions.parquet", data.held_out_rows, partial, store, data)
         return error
     except TrainingDivergedError as error:
+        (folder / "last.ckpt").unlink(missing_ok=True)  # a later start trains anew, not on from where it went wrong
         return error
     held_out, inner = np.split(probability, [len(data.held_out_rows)])
     _write_predictions(folder / "predictions.parquet", data.held_out_rows, held_out, store, data)

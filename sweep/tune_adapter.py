@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -154,7 +155,7 @@ class UnitSearcher(Searcher):
                 self._search.hopeless(candidate, fold, reason)
             else:
                 self._failed_on[unit] |= {node} if node else set()
-                self._search.failed(candidate, fold, stalled or reason)
+                self._search.failed(candidate, fold, stalled or reason, final=kind == "final")
         self._on_event(candidate, fold)
 
     # What is done stands in the ledger and Optuna's journal: Tune's snapshots of the searcher hold nothing.
@@ -238,6 +239,8 @@ def _ray(cluster: Cluster) -> Iterator[str]:
         try:
             _init(cluster)
             yield scratch
+        except SettingsError:
+            raise
         except Exception:
             _require_room()
             raise
@@ -253,7 +256,8 @@ def _require_room() -> None:
         with tempfile.TemporaryFile(dir=folder) as room:
             room.write(bytes(2**24))
     except OSError as error:
-        raise OSError(error.errno, error.strerror, folder) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(error.errno, error.strerror, folder) from error
 
 
 def _init(cluster: Cluster) -> None:

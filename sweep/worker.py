@@ -39,6 +39,10 @@ class Work:
         return replace(self, ledger=replace(self.ledger, folder=run / self.ledger.folder.name), split=split)
 
 
+def _lacks_memory(error: Exception) -> bool:
+    return "Memory" in type(error).__name__ or "allocate memory" in str(error)  # on a GPU; on a CPU
+
+
 def _is_hopeless(error: Exception) -> bool:
     from lightning_modules.checkpoint import HopelessError
 
@@ -79,7 +83,7 @@ class FoldTrainable(tune.Trainable):
             failed = self._train(begun)
         except Exception as error:
             # Other errors may quote paths, which may hold names: the traceback stays in the units' folders.
-            remedy = "; lower training.batch_size" if "Memory" in type(error).__name__ else ""
+            remedy = "; lower training.batch_size" if _lacks_memory(error) else ""
             for one, folder in begun.items():
                 (folder / "error.txt").write_text(traceback.format_exc())
                 reason = f"{type(error).__name__}{remedy}, see error.txt in the unit's folder"
@@ -87,7 +91,7 @@ class FoldTrainable(tune.Trainable):
             raise  # ends the process: nothing of a broken one, a CUDA context say, reaches the next unit
         for one in pack:
             if why := failed.get(one):
-                one.ledger.record_failure(one.unit, str(why), "hopeless" if _is_hopeless(why) else "retry")
+                one.ledger.record_failure(one.unit, str(why), "hopeless" if _is_hopeless(why) else "final")
             else:
                 one.ledger.finish(one.unit)
 

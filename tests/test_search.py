@@ -134,6 +134,26 @@ def test_a_failed_fold_is_tried_again_then_fails_its_configuration(tmp_path: Pat
     assert search.is_finished and search.best is search.candidates[1]
 
 
+def test_a_final_failure_is_not_tried_again(tmp_path: Path) -> None:
+    search = open_search(tmp_path, ["search.configurations=1"])
+    candidate, fold = search.next_unit() or pytest.fail("no unit")
+    search.failed(candidate, fold, "training diverged", final=True)
+    assert search.next_unit() is None and search.is_finished and candidate.state == "failed"
+
+
+@pytest.mark.parametrize("retried", [0, 1])
+def test_other_folds_of_a_wave_are_trained_whenever_one_failed_for_good(tmp_path: Path, retried: int) -> None:
+    search = open_search(tmp_path, ["search.configurations=1", "search.deterministic=true"])
+    units = [search.next_unit() or pytest.fail("no unit") for _ in range(FOLDS)]
+    if retried:
+        search.failed(*units[1], "node lost")
+    search.failed(*units[0], "training diverged", final=True)
+    if not retried:
+        search.failed(*units[1], "node lost")
+    finish(search, tmp_path, *units[2])
+    assert not search.is_finished and run_all(search, tmp_path) == [(0, units[1][1])]
+
+
 def test_optuna_is_told_means_and_failures(tmp_path: Path) -> None:
     search = open_search(tmp_path, ["search.configurations=2", "resources.tries=1"])
     candidate, fold = search.next_unit() or pytest.fail("no unit")

@@ -161,7 +161,7 @@ def test_a_fold_that_diverges_ends_alone(
     units = [(diverging, 1, tmp_path / "diverging"), (configuration(), 0, tmp_path / "other")]
     tasks = [Task(*unit, split) for unit in units]
     errors = train_pack(tasks, store)
-    assert "train_loss=nan in epoch 0" in str(errors[0]) and errors[1] is None
+    assert "loss or weights are nan in epoch 0" in str(errors[0]) and errors[1] is None
     assert same_bytes(trained, tmp_path / "other") and not (tmp_path / "diverging" / "predictions.parquet").exists()
 
 
