@@ -30,8 +30,8 @@ def open_study(journal: Path, name: str, own_values: Mapping[str, Value]) -> opt
     return study
 
 
-def begun_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The last trial of every configuration. Optuna changes none that has ended, so what failed is tried as another."""
+def trials_to_go_on_with(study: optuna.Study) -> list[FrozenTrial]:
+    """The last trial of every configuration; of one that failed a new one, as Optuna changes none that has ended."""
     last: dict[int, FrozenTrial] = {}
     for trial in study.get_trials(deepcopy=False):
         if trial.state != TrialState.WAITING:

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweep.candidate import Candidate
 from sweep.ledger import Ledger, Unit
-from sweep.proposals import begun_trials, propose
+from sweep.proposals import trials_to_go_on_with, propose
 from sweep.race_model import Array
 from sweep.racing import (
     STRATEGIES,
@@ -64,7 +64,7 @@ class Search:
         self._hours = hours
         self._inner_aucs = inner_aucs if settings.search.racing.hopeless_after else None
         self._curves = defaultdict[int, dict[Unit, Array]](dict)
-        self._recorded = begun_trials(study)
+        self._recorded = trials_to_go_on_with(study)
         self._order = [int(fold) for fold in np.random.default_rng(settings.seed).permutation(folds)]
         if settings.search.racing.strategy == "none":
             self._order.sort()
@@ -78,7 +78,8 @@ class Search:
         self._under_way = np.zeros(shape, bool)
         self._alive, self._out, self._shared = np.ones(shape[0], bool), np.zeros(shape[0], bool), np.arange(shape[0])
         self._influences: dict[int, Array] = {}
-        self._known: tuple[object, ...] = ()
+        self._known: tuple[object, ...] = ()  # _verdict fills both
+        self._may_ask = False
         self._without_auc, self._done, self._used_hours = set[int](), set[Unit](), 0.0
         if settings.search.deterministic:
             self._plan_waves()

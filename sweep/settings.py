@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -125,13 +126,17 @@ class Range(Section):
     def holds(self, value: Value) -> bool:
         if self.choices is not None:
             return value in self.choices
-        return self.low is not None and self.high is not None and self.low <= float(value) <= self.high
+        if self.low is None or self.high is None or not self.low <= float(value) <= self.high:
+            return False
+        steps = (float(value) - self.low) / (self.step or 1)
+        return self.step is None or math.isclose(steps, round(steps), abs_tol=1e-8)  # as Optuna has it
 
     def applies(self, values: Mapping[str, Value]) -> bool:
         return all(values.get(name) in allowed for name, allowed in self.when.items())
 
     def __str__(self) -> str:
-        return f"one of {list(self.choices)}" if self.choices is not None else f"{self.low:g} to {self.high:g}"
+        steps = f" in steps of {self.step:g}" if self.step else ""
+        return f"one of {list(self.choices)}" if self.choices is not None else f"{self.low:g} to {self.high:g}{steps}"
 
     @property
     def example(self) -> str:

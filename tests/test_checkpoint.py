@@ -238,7 +238,9 @@ def test_the_curve_is_readable_while_training_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_training_loss_that_is_no_number_stops_with_the_epoch_before_on_disk(tmp_path: Path, loss: float) -> None:
-    with pytest.raises(TrainingDivergedError, match=r"loss or weights are (nan|inf) in epoch 2; lower model\.learning_rate"):
+    with pytest.raises(
+        TrainingDivergedError, match=r"loss or weights are (nan|inf) in epoch 2; lower model\.learning_rate"
+    ):
         fit(Scripted([1.0] * 4, [0.5, 0.4, loss, 0.2]), tmp_path, epochs=4)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["fold"]["epoch"] == 2
 

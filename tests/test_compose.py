@@ -59,6 +59,10 @@ from sweep.settings import SettingsError
         ("search.space.model.dropout={low: 0.5, high: 0.1}", r"low 0\.5 must be below high 0\.1"),
         ("search.space.model.dropout={low: 0, high: 0.1, log: true}", r"a log range must start above 0"),
         ("search.space.model.dropout={low: 0}", r"give either low and high, or choices"),
+        (
+            "search.space.training.batch_size={low: 10, high: 40, step: 10}",
+            r"^training\.batch_size=32: lies outside .* \(10 to 40 in steps of 10\)",
+        ),
         ("search.space.input.context={low: 2, high: 3}", r"^input\.context=1\.0: lies outside search\.space"),
         ("search.space.model.optimizer={choices: [adam, sgd]}", r"optimizer=sgd: should be 'adam' or 'adamw'"),
         ("search/space=none", r"^search\.configurations=4: nothing is searched"),

@@ -22,7 +22,7 @@ def searched(run: RunTables) -> dict[str, Any]:
 def _dropped(run: RunTables) -> list[dict[str, Any]]:
     """A row per configuration that a race dropped: its mean AUC so far, the best one's on the same folds, paired."""
     split = run.split.set_index("patient_id").loc[run.competing.index]
-    nothing = pd.Series(np.nan, run.competing.index)
+    nothing, means = pd.Series(np.nan, run.competing.index), _fold_aucs(run).mean(axis=1)
     rows = []
     for _, row in run.configurations.query("state == 'pruned'").sort_values("configuration").iterrows():
         scores = [run.competing.get(number, nothing) for number in (row["configuration"], run.best)]
@@ -30,7 +30,8 @@ def _dropped(run: RunTables) -> list[dict[str, Any]]:
         first, second, label, fold = (column[known].to_numpy() for column in (*scores, split["label"], split["fold"]))
         test = paired_mean_of_folds(label, first, second, fold)
         own = {"configuration": row["configuration"], "folds_done": row["folds_done"], "why": row["dropped"]}
-        rows.append(own | {"mean": test.first, "best_mean": test.second, "difference": asdict(test.difference)})
+        own["mean"] = means.get(row["configuration"], np.nan)
+        rows.append(own | {"best_mean": test.second, "difference": asdict(test.difference)})
     return rows
 
 

@@ -29,7 +29,9 @@ def in_training(place: Place, generator: random.Random) -> Iterator[subprocess.P
     with ended(place.start()) as driver:
         until(lambda: training() and len(place.units()) >= done, driver)
         time.sleep(generator.random())
+        place.before = place.units()
         yield driver
+    check_saved(place)
 
 
 def kill(processes: Iterable[psutil.Process]) -> None:

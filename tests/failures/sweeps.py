@@ -58,6 +58,13 @@ class Place:
     environment: dict[str, str] = field(default_factory=dict)
     writes: list[str] = field(default_factory=list)
     """The files at which the disk may become full, see full_disk."""
+    before: dict[Path, dict[str, tuple[int, int, str]]] = field(default_factory=dict)
+    """What was finished just before the disturbance, see `units`."""
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether timing decides nothing: without a race all configurations get all folds."""
+        return "search.deterministic=true" in self.changes or not any("racing" in change for change in self.changes)
 
     @property
     def run(self) -> Path:
