@@ -142,7 +142,8 @@ class FoldTraining:
     def end_epoch(self) -> dict[str, float]:
         """Means over the epoch's samples: train_loss (without the L2 term), inner_loss and inner_auc (per patient).
 
-        The last two are NaN where nobody validates, the first where a weight is not finite. This waits for the device, once an epoch.
+        The last two are NaN where nobody validates, the first where a weight is not finite. This waits for the device,
+        once an epoch.
         """
         with self._on_stream(), torch.no_grad():
             # The last step's loss is that of the weights before it.

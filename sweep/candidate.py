@@ -16,7 +16,7 @@ class Candidate:
     """A configuration in the sweep and how far its folds have come."""
 
     number: int
-    """Position in the sweep; Optuna's trial number, too, until what failed is tried again. 0 is the study's own setting."""
+    """Position in the sweep; 0 is the study's own setting. Optuna's trial number, until what failed is tried again."""
     values: Mapping[str, Value]
     configuration: Configuration
     folds: int

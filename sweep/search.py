@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweep.candidate import Candidate
 from sweep.ledger import Ledger, Unit
-from sweep.proposals import trials_to_go_on_with, propose
+from sweep.proposals import propose, trials_to_go_on_with
 from sweep.race_model import Array
 from sweep.racing import (
     STRATEGIES,
