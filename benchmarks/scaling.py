@@ -184,9 +184,9 @@ def core(units: int, more: list[str], seconds: float, slots: int = 1000) -> None
         run, began = RunFolder(Path(name)), time.monotonic()
         ledger, study = Ledger(run.ledger, "split"), open_study(run.journal, "scaling", chosen.own_values())
         search = open_search(chosen, study, ledger, FOLDS)
-        before, times, waits, writing = psutil.Process().memory_info().rss, list[float](), list[float](), 0.0
+        before, times, writing = psutil.Process().memory_info().rss, list[float](), 0.0
         running: list[tuple[float, int, tuple[Candidate, int]]] = []
-        driver, free, numbers = 0.0, float("nan"), itertools.count()
+        driver, ended, numbers = 0.0, 0.0, itertools.count()
 
         def decided(decision: Callable[..., Any], *arguments: Any) -> Any:
             clock = time.process_time()
@@ -200,26 +200,24 @@ def core(units: int, more: list[str], seconds: float, slots: int = 1000) -> None
                 driver += times[-1]
                 if not unit:
                     break
-                waits.append(driver - free)
                 heapq.heappush(running, (driver + seconds, next(numbers), unit))
             if not running:
                 break
-            free, _, (candidate, fold) = heapq.heappop(running)
+            ended, _, (candidate, fold) = heapq.heappop(running)
             clock = time.process_time()
             write_unit(ledger.begin(candidate.unit(fold)), candidate.unit(fold), {}, weights=1000)
             ledger.finish(candidate.unit(fold))
             writing += time.process_time() - clock
             decided(search.succeeded, candidate, fold)
-            driver = max(driver, free) + times[-1]
+            driver = max(driver, ended) + times[-1]
         done = sum(len(candidate.fold_aucs) for candidate in search.candidates)
         memory, last = psutil.Process().memory_info().rss - before, times[-len(times) // 10 :]
-        waited = [wait for wait in waits if wait == wait]  # the first fold of a slot waits for no other
-        share = seconds * len(waited) / (seconds * len(waited) + sum(waited)) if waited else float("nan")
+        share = done * seconds / (slots * ended)
         what = ", ".join([f"{units} units", f"{slots} slots", *more])
         print(
             f"{what}: {done} trained, {1000 * sum(times) / done:.2f} ms a decision "
             f"(in the last tenth {1000 * sum(last) / (len(last) / 2):.2f}), {memory / done / 1000:.1f} kB a unit; "
-            f"{share:.2%} of slot time in folds of {seconds:g} s; "
+            f"{share:.2%} of all slots' time in folds of {seconds:g} s, start and end included; "
             f"the ledger's writing {1000 * writing / done:.2f} ms; {time.monotonic() - began:.0f} s in all",
             flush=True,
         )
