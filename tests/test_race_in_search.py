@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
+from benchmarks.search_cost import replay, simulate
 from sweep.compose import load_settings
 from sweep.ledger import Ledger, Unit
 from sweep.proposals import open_study
+from sweep.race_model import Array
 from sweep.racing import Evidence, expected_improvement
 from sweep.search import Search
 from sweep.settings import SettingsError
@@ -64,6 +66,36 @@ def test_a_race_trains_less_and_ends_with_the_full_comparisons_winner(tmp_path: 
     means = {c.number: np.mean([score(c.unit(fold)) for fold in range(FOLDS)]) for c in search.candidates}
     assert search.best and search.best.is_complete and search.best.number == max(means, key=lambda n: means[n])
     assert {c.state for c in search.candidates} == {"complete", "pruned"}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "sampler"),
+    [("posterior", "TPESampler"), ("posterior wide", "RandomSampler"), ("lossless", "TPESampler")],
+)
+def test_the_benchmarks_replay_costs_and_finds_what_the_search_does(
+    tmp_path: Path, strategy: str, sampler: str
+) -> None:
+    source, random = simulate(1, CONFIGURATIONS, folds=FOLDS), np.random.default_rng(0)
+    rows, columns = random.permutation(CONFIGURATIONS), random.permutation(FOLDS)  # as the replay shuffles them
+    own = [f"search.racing.strategy={strategy.removesuffix(' wide')}", f"search.sampler={sampler}"]
+    settings = load_settings([*RACING, *own])
+
+    def place(unit: Unit) -> tuple[int, int]:
+        number = next(one.number for one in search.candidates if one.unit(unit.fold) == unit)
+        return rows[number], columns[search._order.index(unit.fold)]
+
+    def influence(unit: Unit) -> Array:
+        row, column = place(unit)
+        return source.influence[row, source.fold == column]
+
+    study = open_study(tmp_path / "optuna.journal", "test", settings.own_values())
+    ledger = Ledger(tmp_path / "ledger", "split")
+    search = Search(settings, study, ledger, FOLDS, lambda unit: float(source.auc[place(unit)]), influence)
+    cost = len(run(search, tmp_path)) / source.auc.size
+    means = source.auc.mean(axis=1)
+    assert search.is_finished and search.best and cost < 1
+    found = cost, means.max() - means[rows[search.best.number]]
+    assert found == pytest.approx(replay(source, strategy, 0.05, seed=0))
 
 
 def test_optuna_is_told_the_truth_about_the_race(tmp_path: Path) -> None:
