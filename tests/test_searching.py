@@ -82,6 +82,21 @@ def test_what_a_race_dropped_stands_there_with_its_evidence_and_what_it_spared(t
         assert {f"search.dropped.{place}.{name}" for name in ("mean", "best_mean", "difference.low")} <= shown
 
 
+def test_a_hopeless_configuration_stands_there_with_its_inner_auc_and_in_no_figure(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", folds=5)
+    why = "fold 3 is hopeless: inner AUC 0.512 after 4 epochs, where 0.731 could still reach the lowest finished one"
+    drop_by_race(run, {1: {0, 1}}, "chance to win 0.0002")
+    assert "partial_predictions.parquet" not in report(run)[0].text
+    drop_by_race(run, {1: set()}, why)
+    page, summary, _ = report(run)
+    (row,) = summary["search"]["dropped"]
+    assert (row["configuration"], row["folds_done"], row["mean"], row["why"]) == (1, 0, None, why)
+    assert why in page.text and "its predictions by then, partial_predictions.parquet" in page.text
+    shown = {path for path, _, _ in page.figures if path.startswith("search.dropped")}
+    assert shown == {"search.dropped.0.configuration", "search.dropped.0.folds_done"}
+    assert summary["selection"]["compared"] == 3
+
+
 def test_importance_finds_the_setting_that_matters_on_any_scale() -> None:
     random = np.random.default_rng(0)
     settings = pd.DataFrame({"a": 10 ** random.uniform(-6, -2, 60), "b": random.random(60)})

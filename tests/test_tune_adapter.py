@@ -1,6 +1,7 @@
 """Units on real Ray workers: trained once, retried after a worker's death, failed when diverged, stopped by Ctrl-C."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -136,11 +137,13 @@ def test_a_hopeless_unit_ends_its_configuration_and_counts_nowhere(
     sweep.run()
     first, second = sweep.search.candidates
     assert sweep.search.is_finished and first.is_complete and not second.fold_aucs
-    assert second.state == "pruned" and "is hopeless: inner AUC" in second.why_dropped
     (fold,) = {fold for number, fold in sweep.events if number == 1}
+    assert second.state == "pruned"
+    assert re.match(rf"fold {fold} is hopeless: inner AUC [01]\.\d{{3}} after 1 epochs, ", second.why_dropped)
     assert not sweep.ledger.is_done(second.unit(fold))
     assert (sweep.ledger.partial(second.unit(fold)) / "partial_predictions.parquet").exists()
     write_tables(RunFolder(tmp_path), sweep.ledger, sweep.search.candidates, sweep.settings.evaluation)
+    assert pd.read_csv(tmp_path / "configurations.csv")["dropped"][1] == second.why_dropped
     assert set(pd.read_parquet(tmp_path / "predictions.parquet")["configuration"]) == {0}
 
 
