@@ -2,6 +2,7 @@
 
     python benchmarks/train_step.py                                       # a GPU: ResNet50; a CPU: the narrow network
     python benchmarks/train_step.py --network resnet50 --steps 2 --rounds 5
+    python benchmarks/train_step.py --network resnet50 --count            # what a step must compute, without a clock
 
 All stand in one process and take turns, a window of steps each, so that what else the machine does hits all alike. A
 ratio is the median, over the rounds, of a path's window to the bare loop's in the same round. `lightning` is a pack of
@@ -20,7 +21,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from fold_throughput import BATCH, CUDA, bare_loop, folds, synchronise, trainer
+from fold_throughput import BATCH, CUDA, DEVICE, bare_loop, classifier, folds, synchronise, trainer
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_modules.pack import FoldPack
 
@@ -63,6 +69,42 @@ class Turns(pl.Callback):
         self._began = time.perf_counter()
 
 
+class Operations(TorchDispatchMode):
+    """Counts the operations that compute something, and the bytes of the tensors that they make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = self.bytes = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        if not function.is_view and function is not torch.ops.aten.empty.memory_format:
+            self.count += 1
+            if not any(result.alias_info for result in function._schema.returns):  # in place
+                self.bytes += sum(tensor.nbytes for tensor in tree_leaves(made) if isinstance(tensor, Tensor))
+        return made
+
+
+def count(options: argparse.Namespace) -> None:
+    """The arithmetic of docs/performance.md: one step of the network on images that are already there."""
+    model = classifier(options, 0).to(DEVICE)
+    images = torch.rand(BATCH, 6, 64, 64, device=DEVICE).contiguous(memory_format=torch.channels_last)
+    with FlopCounterMode(display=False) as flop:
+        with Operations() as forward:
+            loss = F.binary_cross_entropy_with_logits(model.network(images), torch.ones(BATCH, device=DEVICE))
+        with Operations() as backward:
+            loss.backward()
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    saved = 8 * weights + 2 * sum(tensor.nbytes for tensor in model.state_dict().values())
+    print(f"{options.network}, batch {BATCH}, float32\n\n| | counted |\n|---|---|")
+    print(f"| forward and backward | {flop.get_total_flops() / 1e9:.2f} GFLOP |")
+    print(f"| their operations, without views | {forward.count} and {backward.count} |")
+    print(f"| tensors that the forward pass makes | {forward.bytes / 1e9:.3f} GB |")
+    print(f"| weights | {weights:,} |")
+    print(f"| Adam: weight and two moments read and written, gradient read | {7 * 4 * weights / 1e9:.3f} GB |")
+    print(f"| a checkpoint: weights, best weights, Adam's moments | {saved / 1e6:.1f} MB |")
+
+
 def main(options: argparse.Namespace) -> None:
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -96,5 +138,7 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=420, help="after which no further round begins")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="torch.compile as well, a minute or more")
+    parser.add_argument("--count", action="store_true", help="only print what a step must compute")
     parser.set_defaults(precision="32-true")
-    main(parser.parse_args())
+    arguments = parser.parse_args()
+    (count if arguments.count else main)(arguments)
