@@ -4,7 +4,8 @@
     python benchmarks/fold_throughput.py --only check     # whether the fast paths compute the same thing
 
 Peers, in the same run:
-    lightning   a Lightning script: DataLoader with workers, one affine per sample on the CPU, self.log; one fold
+    lightning   a Lightning script: DataLoader with workers, one affine per sample on the CPU, by MONAI where it is
+                installed and as torchvision's RandomAffine does it where not, self.log; one fold
     processes   that script k times at once on the device, as fractional GPUs have it
     loop        a bare PyTorch loop on device-resident data with our augmentation: the floor of one fold
 Ours: `pack K`, K folds of FoldPack under Lightning's Trainer; `workers K`, K processes of one fold, as a sweep has them
@@ -18,9 +19,12 @@ pytorch-lightning and torchmetrics. "folds an hour" counts the study's fold: 100
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import logging
+import math
 import os
+import random
 import resource
 import statistics
 import subprocess
@@ -92,21 +96,42 @@ def folds(options: argparse.Namespace, count: int, sizes: list[int], **switches:
     return [FoldTraining(classifier(options, seed, **switches), samples) for seed in range(count)]
 
 
+def by_monai() -> Callable[[Tensor], Tensor]:
+    from monai.data import set_track_meta
+    from monai.transforms import RandAffine
+
+    set_track_meta(False)
+    radians, shift = math.radians(RANGES.rotation_degrees), RANGES.translation * 64
+    return RandAffine(1.0, radians, None, shift, RANGES.scaling, spatial_size=(64, 64), padding_mode="border")
+
+
+def by_torch(image: Tensor) -> Tensor:
+    """A random affine and the central third of one image, (6, 64, 64)."""
+    angle = math.radians(random.uniform(-RANGES.rotation_degrees, RANGES.rotation_degrees))
+    zoom = random.uniform(1 - RANGES.scaling, 1 + RANGES.scaling)
+    cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
+    x, y = (random.uniform(-2 * RANGES.translation, 2 * RANGES.translation) for _ in range(2))
+    theta = torch.tensor([[[cos, sin, x], [-sin, cos, y]]]) / 3
+    grid = F.affine_grid(theta, [1, 6, 64, 64], align_corners=False)
+    return F.grid_sample(image[None], grid, padding_mode="border", align_corners=False)[0]
+
+
+MONAI = importlib.util.find_spec("monai") is not None
+
+
 class PerSample(Dataset[tuple[Tensor, Tensor]]):
     """A user's data set: one crop, affine and resize a sample, by a worker's CPU."""
 
     def __init__(self, samples: int) -> None:
         self.samples = samples
         self.patches, self.label = patches()
+        self.affine = by_monai() if MONAI else by_torch
 
     def __len__(self) -> int:
         return self.samples
 
     def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
-        theta = draw_affine(1, RANGES, torch.default_generator) / 3
-        image = self.patches[item % LESIONS][None].float()
-        grid = F.affine_grid(theta, [1, 6, 64, 64], align_corners=False)
-        crop = F.grid_sample(image, grid, padding_mode="border", align_corners=False)[0]
+        crop = self.affine(self.patches[item % LESIONS].float())
         return (crop - crop.mean((1, 2), keepdim=True)) / crop.std((1, 2), keepdim=True), self.label[item % LESIONS]
 
 
@@ -157,8 +182,13 @@ def trainer(clock: pl.Callback, precision: str = "32-true") -> pl.Trainer:
     return pl.Trainer(accelerator=accelerator, devices=1, max_epochs=1, callbacks=[clock], precision=precision, **quiet)  # type: ignore[arg-type]
 
 
+def loader_workers(options: argparse.Namespace, copies: int) -> int:
+    """Of the script's DataLoader, where it runs `copies` times."""
+    return options.workers if options.workers >= 0 else min(8, (os.cpu_count() or 1) // copies) if CUDA else 0
+
+
 def run_lightning(options: argparse.Namespace, clock: Clock, steps: int) -> int:
-    workers = min(8, (os.cpu_count() or 1) // options.copies) if CUDA else 0
+    workers = loader_workers(options, options.copies)
     loader = DataLoader(PerSample(steps * BATCH), BATCH, shuffle=True, num_workers=workers, pin_memory=CUDA)
     mixed = options.precision == "bf16-mixed"
     trainer(clock, "bf16-mixed" if mixed else "32-true").fit(Script(options), loader)
@@ -196,6 +226,7 @@ def run_graphs(options: argparse.Namespace, clock: Clock, steps: int) -> int:
     return run_pack(options, clock, steps, cuda_graphs=True, fused_optimizer=True)
 
 
+SCRIPTS = ("lightning", "processes")
 CASES = {"lightning": run_lightning, "processes": run_lightning, "loop": run_loop, "pack": run_pack}
 CASES |= {"graphs": run_graphs, "workers": run_pack, "threads": run_pack}
 
@@ -226,9 +257,8 @@ def check(options: argparse.Namespace) -> None:
     """The fast paths against the plain one: to the last bit on a CPU."""
 
     def after(count: int, **switches: Any) -> Tensor:
-        sizes = [BATCH] * 6 + [
-            BATCH - 1
-        ] * 6  # of each the first three are taken as they are, also where they are recorded
+        # Of each size the first three are taken as they are, also where they are recorded.
+        sizes = [BATCH] * 6 + [BATCH - 1] * 6
         trained = folds(options, count, sizes, **switches)
         for fold in trained:
             fold.begin_epoch()
@@ -260,15 +290,9 @@ def run_case(options: argparse.Namespace, case: str, count: int) -> dict[str, An
     packed, threads = count if case in ("pack", "graphs") else 1, count if case == "threads" else 1
     with tempfile.TemporaryDirectory() as barrier:
         command = [sys.executable, __file__, "--case", case, "--folds", str(packed), "--copies", str(copies)]
-        command += [
-            "--barrier",
-            barrier if copies > 1 else "",
-            "--steps",
-            str(options.steps),
-            "--threads",
-            str(threads),
-        ]
-        command += ["--network", options.network, "--precision", options.precision]
+        command += ["--barrier", barrier if copies > 1 else "", "--threads", str(threads)]
+        for name in ("steps", "network", "precision", "workers"):
+            command += [f"--{name}", str(getattr(options, name))]
         seen: list[float] = []
         stop = threading.Event()
         watcher = threading.Thread(target=utilisation, args=(stop, seen))
@@ -288,8 +312,8 @@ def run_case(options: argparse.Namespace, case: str, count: int) -> dict[str, An
 def cases() -> Iterator[tuple[str, int]]:
     yield from [("lightning", 1), ("loop", 1), ("pack", 1)]
     if CUDA:
-        yield from [("graphs", 1), ("graphs", 10), ("processes", 4), ("graphs", 5), ("processes", 8), ("processes", 2)]
-        yield from [("pack", 10), ("graphs", 2), ("graphs", 20)]
+        yield from [("graphs", 1), ("graphs", 10), ("processes", 4), ("processes", 8), ("processes", 16)]
+        yield from [("processes", 2), ("graphs", 5), ("pack", 10), ("graphs", 2), ("graphs", 20)]
     else:
         yield from [("processes", 2), ("workers", 2), ("threads", 2), ("pack", 2)]
 
@@ -297,7 +321,9 @@ def cases() -> Iterator[tuple[str, int]]:
 def main(options: argparse.Namespace) -> None:
     began = time.monotonic()
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name() if CUDA else f'{os.cpu_count()} cores'}, ", end="")
-    print(f"{options.network}, {options.precision}, batch {BATCH}, {WINDOWS} windows of {options.steps} steps\n")
+    print(f"{options.network}, {options.precision}, batch {BATCH}, {WINDOWS} windows of {options.steps} steps")
+    workers = ", ".join(f"{loader_workers(options, count)} x {count}" for name, count in cases() if name in SCRIPTS)
+    print(f"the script's affines by {'MONAI' if MONAI else 'torch'}, DataLoader workers x processes: {workers}\n")
     check(options)
     if options.only == "check":
         return
@@ -326,6 +352,7 @@ if __name__ == "__main__":
     # tf32 is how PyTorch computes convolutions on a GPU unless told otherwise, and so what the script does.
     parser.add_argument("--precision", default="tf32" if CUDA else "32-true", choices=["32-true", "tf32", "bf16-mixed"])
     parser.add_argument("--steps", type=int, default=40 if CUDA else 10, help="in a window")
+    parser.add_argument("--workers", type=int, default=-1, help="of the script's DataLoader; -1: 8 at most, 0 on a CPU")
     parser.add_argument("--seconds", type=float, default=480, help="no case is begun in the last 45 of them")
     parser.add_argument("--only", default="", help=f"check, or one of {', '.join(CASES)}")
     for name, default in (("case", ""), ("barrier", ""), ("folds", 1), ("copies", 1), ("threads", 1)):
