@@ -1,7 +1,9 @@
 """A node has one whole copy of a patch store, whichever of its workers was first."""
 
 import multiprocessing
+import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -62,3 +64,23 @@ def test_a_copy_that_is_not_like_the_store_is_never_used(tmp_path: Path, other_d
     with pytest.raises(OSError, match="is not like it"):
         on_own_disk(damaged, other_disk)
     assert not (other_disk / "patches" / store.digest).exists()
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk with room for a part of the smallest store."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a file system")
+    on_own_disk.cache_clear()
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_named_and_nothing_half_written_stays(tmp_path: Path, full_disk: Path) -> None:
+    store = write_store(tmp_path / "store")
+    with pytest.raises(OSError, match="No space left on device"):
+        on_own_disk(store, full_disk)
+    assert [path.name for path in (full_disk / "patches").iterdir()] == [f"{store.digest}.lock"]
