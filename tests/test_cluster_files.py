@@ -1,10 +1,8 @@
-"""Every cluster file means to Ray, Kubernetes and Slurm what its comments say."""
+"""Every cluster file means to Ray and Kubernetes what its comments say."""
 
 import copy
-import os
 import re
 import shlex
-import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -29,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 CLUSTER_FILES = [ROOT / "cluster.yaml", *(ROOT / "docs/clusters" / f"{name}.yaml" for name in ("gcp", "on-premises"))]
 HOMES = {"cluster": "/home/ubuntu", "gcp": "/home/ubuntu", "on-premises": "/home/sweep"}
 CONSTRAINTS = ROOT / "docs/clusters/constraints.txt"
-KUBERAY, SLURM = ROOT / "docs/clusters/kuberay.yaml", ROOT / "docs/clusters/slurm.sh"
+KUBERAY = ROOT / "docs/clusters/kuberay.yaml"
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -249,17 +247,3 @@ def test_no_node_remembers_that_a_file_was_not_there(file: Path) -> None:
 @pytest.mark.parametrize("name", ["clusters.md", "clusters/on-premises.yaml", "clusters/slurm.sh"])
 def test_who_mounts_storage_by_hand_is_told_the_same(name: str) -> None:
     assert set(re.findall(r"lookupcache=\w+|acdir\w+=\d+", (ROOT / "docs" / name).read_text())) == MOUNT_OPTIONS
-
-
-SBATCH = {"job-name", "nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "time", "signal", "output"}
-
-
-def test_slurms_script_is_good_bash_with_known_directives() -> None:
-    assert os.access(SLURM, os.X_OK)
-    checked = subprocess.run(["bash", "-n", SLURM], capture_output=True, text=True, check=False)
-    assert (checked.returncode, checked.stderr) == (0, "")
-    lines = SLURM.read_text().splitlines()
-    directives = dict(re.fullmatch(r"#SBATCH --([\w-]+)=(\S+)", line).groups() for line in lines if "#SBATCH" in line)  # type: ignore[union-attr]
-    assert set(directives) <= SBATCH, "https://slurm.schedmd.com/sbatch.html has no such option"
-    first_command = next(number for number, line in enumerate(lines) if line and not line.startswith("#"))
-    assert all(number < first_command for number, line in enumerate(lines) if line.startswith("#SBATCH"))

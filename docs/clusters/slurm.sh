@@ -20,7 +20,7 @@ export RAY_AUTH_MODE=token        # the token lies in the home folder, which all
 [ -f "$HOME/.ray/auth_token" ] || ray get-auth-token --generate >/dev/null
 export RAY_TMPDIR=/tmp/ray-$SLURM_JOB_ID    # apart from another user's Ray on the same node
 port=$((10000 + SLURM_JOB_ID % 20000))
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | cut -d ' ' -f 1)
 
 srun --nodes=1 --ntasks=1 --nodelist="$head" ray start --head --node-ip-address="$address" --port="$port" \
