@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -149,9 +149,15 @@ def wilcoxon(evidence: Evidence, leader: int, row: int, alpha: float) -> Drop | 
     above = np.nanmean(evidence.auc[row]) >= evidence.auc[leader].mean()
     if above or len(difference) < 2 or not difference.any():
         return None
-    p = signed_rank_test(difference, alternative="less", zero_method="zsplit").pvalue
+    p = _signed_rank_p(tuple(difference))
     error = difference.std(ddof=1) / np.sqrt(len(difference))
     return _drop(row, leader, float(difference.mean()), error, f"signed-rank test, p = {p:.3f}") if p < alpha else None
+
+
+@lru_cache(maxsize=10_000)
+def _signed_rank_p(difference: tuple[float, ...]) -> float:
+    """Slow, and asked again at every decision."""
+    return float(signed_rank_test(difference, alternative="less", zero_method="zsplit").pvalue)
 
 
 def forgiving(evidence: Evidence, leader: int, row: int, alpha: float) -> Drop | None:  # noqa: ARG001
