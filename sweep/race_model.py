@@ -91,8 +91,10 @@ def without_known_luck(auc: Array, influence: Array, fold: Array) -> tuple[Array
     weights[complete] = -whole[itself, itself] / whole[itself, itself, itself][:, None]
     weights[complete, itself] = 0.0
     patients = patterns @ np.bincount(fold, minlength=len(columns))
-    freedom = 1 - (inverse * gram).sum(axis=(1, 2)) / np.maximum(patients, 1)
-    explained = weights * (2 * cross - np.matmul(weights[:, None], gram[pattern])[:, 0])
+    used = len(complete) - penalty * np.trace(inverse, axis1=1, axis2=2)
+    freedom = 1 - used / np.maximum(patients, 1)
+    # gram · weights is cross - penalty · weights, as the weights solve the ridge's equations.
+    explained = weights * (cross + penalty[pattern, None] * weights)
     squares = np.einsum("cn,cn->c", influence, influence) - explained.sum(axis=1)
     folds = np.where(done.any(axis=1), done.sum(axis=1), np.nan)
     return auc - weights @ luck, np.maximum(squares, 0) / freedom[pattern] ** 2 / folds
