@@ -121,7 +121,7 @@ class EpochCheckpoint(pl.Callback):
         least = self.hopeless_below[min(epochs, len(self.hopeless_below)) - 1]
         if reached < least:
             needed = f"where {least:.3f} could still reach the lowest finished training"
-            self.failure = HopelessError(f"inner AUC {reached:.3f} after {epochs} epochs, {needed}")
+            self.failure = HopelessError(f"inner AUC {reached:.3f} by epoch {epochs}, {needed}")
             self.fold.is_over = True
 
     def _fail(self, what: str) -> None:

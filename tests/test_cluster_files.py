@@ -83,14 +83,18 @@ def test_every_dependency_is_pinned_within_the_projects_range() -> None:
 
 def test_what_pinned_packages_need_is_pinned() -> None:
     """As far as this environment has the same versions; a newer one may need other packages."""
-    pins = pinned()
+    pins, compared = pinned(), set[str]()
     for name, pin in pins.items():
         with suppress(PackageNotFoundError):
             package = distribution(name)
-            same = package.version.partition("+")[0] == version(pin)
-            needs = [Requirement(one) for one in package.requires or [] if same]
+            if package.version.partition("+")[0] != version(pin):
+                continue
+            needs = [Requirement(one) for one in package.requires or []]
             needs = [one for one in needs if one.marker is None or one.marker.evaluate({"extra": ""})]
             assert {canonicalize_name(one.name) for one in needs} <= pins.keys(), name
+            compared.add(name)
+    if len(compared) < len(pins) / 4:
+        pytest.skip(f"only {len(compared)} of {len(pins)} pinned packages are installed here in the pinned version")
 
 
 def test_rays_version_is_the_same_everywhere() -> None:

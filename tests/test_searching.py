@@ -84,7 +84,7 @@ def test_what_a_race_dropped_stands_there_with_its_evidence_and_what_it_spared(t
 
 def test_a_hopeless_configuration_stands_there_with_its_inner_auc_and_in_no_figure(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", folds=5)
-    why = "fold 3 is hopeless: inner AUC 0.512 after 4 epochs, where 0.731 could still reach the lowest finished one"
+    why = "fold 3 is hopeless: inner AUC 0.512 by epoch 4, where 0.731 could still reach the lowest finished one"
     drop_by_race(run, {1: {0, 1}}, "chance to win 0.0002")
     assert "partial_predictions.parquet" not in report(run)[0].text
     drop_by_race(run, {1: set()}, why)

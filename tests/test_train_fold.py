@@ -258,7 +258,7 @@ def test_a_hopeless_fold_ends_early_with_partial_predictions_and_leaves_its_pack
     hopeless = Task(configuration(), 1, tmp_path / "hopeless", split, hopeless_below=(-1.0, 1.5))
     beside = Task(configuration(), 0, tmp_path / "beside", split, hopeless_below=(0.0,))
     why, none = train_pack([hopeless, beside], store)
-    assert isinstance(why, HopelessError) and "after 2 epochs, where 1.500 could still" in str(why) and none is None
+    assert isinstance(why, HopelessError) and "by epoch 2, where 1.500 could still" in str(why) and none is None
     assert same_bytes(tmp_path / "beside", trained)
     left = {path.name for path in hopeless.folder.iterdir()}
     assert left == {"curve.csv", "last.ckpt", "partial_predictions.parquet"}

@@ -139,7 +139,7 @@ def test_a_hopeless_unit_ends_its_configuration_and_counts_nowhere(
     assert sweep.search.is_finished and first.is_complete and not second.fold_aucs
     (fold,) = {fold for number, fold in sweep.events if number == 1}
     assert second.state == "pruned"
-    assert re.match(rf"fold {fold} is hopeless: inner AUC [01]\.\d{{3}} after 1 epochs, ", second.why_dropped)
+    assert re.match(rf"fold {fold} is hopeless: inner AUC [01]\.\d{{3}} by epoch 1, ", second.why_dropped)
     assert not sweep.ledger.is_done(second.unit(fold))
     assert (sweep.ledger.partial(second.unit(fold)) / "partial_predictions.parquet").exists()
     write_tables(RunFolder(tmp_path), sweep.ledger, sweep.search.candidates, sweep.settings.evaluation)
