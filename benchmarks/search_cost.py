@@ -154,7 +154,7 @@ def draw(points: dict[str, list[tuple[str, float, float]]], path: Path) -> None:
         axes.set_ylim(-2e-5, 0.02)
         axes.fill_between([0, 0.33], -2e-5, 0.0005, color="tab:green", alpha=0.15, label="aim")
         for number, (strategy, cost, regret) in enumerate(of_table):
-            style = {"marker": "sv^<>DPX*"[number % 9], "color": f"C{number % 3}"}
+            style = {"marker": "sv^<>DPX*"[number % 9], "color": "C" + "01245"[number % 5]}
             if strategy.startswith("posterior"):
                 style = {"marker": "o", "color": "tab:red"}
             axes.plot(cost, regret, linestyle="", markersize=8, alpha=0.8, label=strategy.removesuffix(" 0"), **style)
