@@ -10,7 +10,7 @@ Peers, in the same run:
     loop        a bare PyTorch loop on device-resident data with our augmentation: the floor of one fold
 Ours: `pack K`, K folds of FoldPack under Lightning's Trainer; `workers K`, K processes of one fold, as a sweep has them
 on K cores; `threads K`, one process of one fold with K threads; and on a GPU `graphs K`, a pack whose steps are
-recorded.
+recorded. Tried beside them: `stacked K`, K folds as one network with stacked weights by torch.func, in a bare loop.
 
 Every case is a process of its own; its figure is the median over windows of steps, with the range. Needs torch,
 pytorch-lightning and torchmetrics. "folds an hour" counts the study's fold: 100 epochs of 400 steps of 32 samples.
@@ -35,7 +35,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -210,6 +210,35 @@ def bare_loop(options: argparse.Namespace, steps: int) -> Iterator[None]:
         yield
 
 
+def stacked_loop(options: argparse.Namespace, steps: int) -> Iterator[None]:
+    """As bare_loop, every fold on its own samples; torch.func knows no channels_last."""
+    stored, label = (tensor.to(DEVICE) for tensor in patches())
+    models = [classifier(options, seed, channels_last=False).to(DEVICE) for seed in range(options.folds)]
+    weights, buffers = torch.func.stack_module_state(cast(list[torch.nn.Module], models))
+    optimizer = torch.optim.Adam(weights.values(), 1e-4, betas=(0.5, 0.999), weight_decay=2e-5)
+    shape = steps, options.folds, BATCH
+    rows = torch.from_numpy(np.random.default_rng(0).integers(0, LESIONS, shape)).to(DEVICE)
+    theta = draw_affine(math.prod(shape), RANGES, torch.Generator().manual_seed(0)).view(*shape, 2, 3).to(DEVICE)
+
+    def loss(weights: Any, buffers: Any, patches: Tensor, theta: Tensor, label: Tensor) -> Tensor:
+        logits = torch.func.functional_call(models[0], (weights, buffers), (patches, theta))
+        return F.binary_cross_entropy_with_logits(logits, label)
+
+    gradient = torch.func.vmap(torch.func.grad(loss))
+    for step in range(steps):
+        found = gradient(weights, buffers, stored[rows[step]], theta[step], label[rows[step]])
+        for name, weight in weights.items():
+            weight.grad = found[name]
+        optimizer.step()
+        yield
+
+
+def run_stacked(options: argparse.Namespace, clock: Clock, steps: int) -> int:
+    for step, _ in enumerate(stacked_loop(options, steps)):
+        clock.stepped(step)
+    return options.folds
+
+
 def run_loop(options: argparse.Namespace, clock: Clock, steps: int) -> int:
     for step, _ in enumerate(bare_loop(options, steps)):
         clock.stepped(step)
@@ -228,7 +257,7 @@ def run_graphs(options: argparse.Namespace, clock: Clock, steps: int) -> int:
 
 SCRIPTS = ("lightning", "processes")
 CASES = {"lightning": run_lightning, "processes": run_lightning, "loop": run_loop, "pack": run_pack}
-CASES |= {"graphs": run_graphs, "workers": run_pack, "threads": run_pack}
+CASES |= {"graphs": run_graphs, "workers": run_pack, "threads": run_pack, "stacked": run_stacked}
 
 
 def wait_for_the_others(folder: str, copies: int) -> None:
@@ -287,7 +316,7 @@ def utilisation(stop: threading.Event, seen: list[float]) -> None:
 def run_case(options: argparse.Namespace, case: str, count: int) -> dict[str, Any] | None:
     """A case in one process, or `count` of them; None where one of these failed, which says why itself."""
     copies = count if case in ("processes", "workers") else 1
-    packed, threads = count if case in ("pack", "graphs") else 1, count if case == "threads" else 1
+    packed, threads = count if case in ("pack", "graphs", "stacked") else 1, count if case == "threads" else 1
     with tempfile.TemporaryDirectory() as barrier:
         command = [sys.executable, __file__, "--case", case, "--folds", str(packed), "--copies", str(copies)]
         command += ["--barrier", barrier if copies > 1 else "", "--threads", str(threads)]
@@ -313,9 +342,9 @@ def cases() -> Iterator[tuple[str, int]]:
     yield from [("lightning", 1), ("loop", 1), ("pack", 1)]
     if CUDA:
         yield from [("graphs", 1), ("graphs", 10), ("processes", 4), ("processes", 8), ("processes", 16)]
-        yield from [("processes", 2), ("graphs", 5), ("pack", 10), ("graphs", 2), ("graphs", 20)]
+        yield from [("processes", 2), ("graphs", 5), ("pack", 10), ("graphs", 2), ("stacked", 10), ("graphs", 20)]
     else:
-        yield from [("processes", 2), ("workers", 2), ("threads", 2), ("pack", 2)]
+        yield from [("processes", 2), ("workers", 2), ("threads", 2), ("pack", 2), ("stacked", 2)]
 
 
 def main(options: argparse.Namespace) -> None:
