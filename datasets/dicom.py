@@ -6,15 +6,14 @@ Coordinates are DICOM patient coordinates (LPS) in mm.
 import filecmp
 import logging
 import os
-import stat
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -102,29 +101,25 @@ def list_files(root: Path, leave_out: Path) -> dict[str, tuple[int, int]]:
     Links are followed, each folder once.
     """
     found: dict[str, tuple[int, int]] = {}
-    folders, seen, unlisted = [(os.fspath(root), _identity(root))], {_identity(leave_out)}, 0
-    while folders:
-        folder, identity = folders.pop()
-        if identity in seen:
+    folders, seen, unlisted = [os.fspath(root)], {os.path.realpath(leave_out)}, 0
+    for folder in folders:
+        if (real := os.path.realpath(folder)) in seen:
             continue
-        seen.add(identity)
+        seen.add(real)
         try:
-            with os.scandir(folder) as listed:
-                entries = list(listed)
+            entries = sorted(os.scandir(folder), key=attrgetter("name"))
         except OSError:
             unlisted += 1
             continue
-        below: list[tuple[str, tuple[int, int]]] = []
         for entry in entries:
             try:
-                status = entry.stat()
+                if entry.is_dir():
+                    folders.append(entry.path)
+                elif entry.is_file():
+                    status = entry.stat()
+                    found[entry.path] = status.st_size, status.st_mtime_ns
             except OSError:  # a link to nowhere
                 continue
-            if stat.S_ISREG(status.st_mode):
-                found[entry.path] = status.st_size, status.st_mtime_ns
-            elif stat.S_ISDIR(status.st_mode):
-                below.append((entry.path, (status.st_dev, status.st_ino)))
-        folders += sorted(below, reverse=True)
     if unlisted:
         log.warning("%d folders cannot be listed, and their files are missing: give the right to read them", unlisted)
     return dict(sorted(found.items()))
@@ -234,11 +229,3 @@ def _same_image(copies: tuple[list[SliceHeader], list[SliceHeader]]) -> bool:
 
 def _place(header: SliceHeader) -> tuple[object, ...]:
     return header.series_instance_uid, header.frame_of_reference_uid, header.position, header.orientation
-
-
-def _identity(folder: str | Path) -> tuple[int, int] | None:
-    """Device and inode, None where there is no such folder or it cannot be looked at."""
-    with suppress(OSError):
-        status = Path(folder).stat()
-        return status.st_dev, status.st_ino
-    return None
