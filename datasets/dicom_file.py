@@ -19,7 +19,6 @@ MOST_INFLATED_BYTES = 2**26
 MOST_HEADER_BYTES = 2**24  # in which sequence items are counted
 MOST_ITEMS = 2**15  # of sequences; pydicom takes 20 microseconds for each
 MOST_NESTED = 100  # items of undefined length without an end; pydicom searches all the rest for each
-FIRST_BYTES = 2**17  # in which most headers end, Siemens' private elements included
 
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # tag of an item, little and big endian
 _OPEN_ITEM, _ITEM_END = b"\xfe\xff\x00\xe0\xff\xff\xff\xff", b"\xfe\xff\x0d\xe0"
@@ -68,22 +67,12 @@ def _inflate(file: BinaryIO) -> BinaryIO:
 
 
 def read_before_pixels(path: str, tags: list[BaseTag]) -> Dataset:
-    """Reads FIRST_BYTES in one go, more only where the header is longer, since pydicom reads many times.
+    """The header's elements with these tags.
 
     Raises:
         SkipError: as `open_dicom`, or the header is beyond measure.
     """
     with open_dicom(path) as file:
-        first = io.BytesIO(file.read(FIRST_BYTES))
-        whole = len(first.getbuffer()) < FIRST_BYTES
-        try:
-            dataset = pydicom.dcmread(first, stop_before_pixels=True, force=True, specific_tags=tags)
-            if whole or first.tell() < FIRST_BYTES:
-                return dataset
-        except Exception:
-            if whole:
-                raise
-        file.seek(0)
         start = file.read(MOST_HEADER_BYTES)
         if sum(map(start.count, _ITEMS)) > MOST_ITEMS or start.count(_OPEN_ITEM) > start.count(_ITEM_END) + MOST_NESTED:
             raise SkipError("more sequence items than an image has")
