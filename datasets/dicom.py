@@ -23,7 +23,7 @@ from datasets.dicom_file import SkipError
 from datasets.headers import SliceHeader, read_headers
 from datasets.pixels import read_pixels
 from datasets.series_rules import SeriesRules, Trait, Weighting
-from datasets.workers import spread
+from datasets.workers import spread, unheard
 
 __all__ = ["Progress", "Reading", "Series", "SliceHeader", "group_series", "list_files", "read_series"]
 
@@ -125,17 +125,14 @@ def list_files(root: Path, leave_out: Path) -> dict[str, tuple[int, int]]:
     return dict(sorted(found.items()))
 
 
-def read_series(
-    paths: Sequence[str], executor: Executor, rules: SeriesRules, progress: Progress | None = None
-) -> Reading:
+def read_series(paths: Sequence[str], executor: Executor, rules: SeriesRules, progress: Progress = unheard) -> Reading:
     """Reads all headers and groups them.
 
     Of files that hold the same image one is kept. Of different images under one UID one is kept for each place.
     """
     images: dict[str, list[list[SliceHeader]]] = {}  # by SOPInstanceUID; for each file the headers of its frames
     skipped: Counter[str] = Counter()
-    report = progress and partial(progress, "headers")
-    for result in spread(executor, partial(_read_file, rules), paths, report, FILES_AT_ONCE):
+    for result in spread(executor, partial(_read_file, rules), paths, partial(progress, "headers"), FILES_AT_ONCE):
         if isinstance(result, str):
             skipped[result] += 1
         else:

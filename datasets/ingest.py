@@ -21,7 +21,7 @@ from datasets.patches import FORMAT_VERSION, build_store
 from datasets.pseudonyms import pseudonymise
 from datasets.regions import draw_boxes
 from datasets.registration import RegistrationError, register
-from datasets.workers import spread, workers
+from datasets.workers import spread, unheard, workers
 
 FEWEST_FILES_FOR_PROCESSES = 1000
 
@@ -46,7 +46,7 @@ def ingest(
     rules: IngestRules,
     *,
     processes: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = unheard,
 ) -> Ingested:
     """Read a folder of DICOM files and annotations.csv into a patch store below `cache`; it may come out empty.
 
@@ -73,9 +73,9 @@ def ingest(
         left_out = ", ".join(f"{count} {reason}" for reason, count in reading.skipped.items())
         log.info("%d files, %d series; skipped: %s", len(files), len(reading.series), left_out or "none")
         boxes, undrawn = draw_boxes(table, reading.series)
-        report = progress and partial(progress, "registrations")
-        moved = partial(spread, executor, _register, report=report) if rules.registration == "rigid" else in_one_frame
-        cohort = build_cohort(reading, boxes, undrawn, leakage=rules.leakage, register=moved)
+        rigid = partial(spread, executor, _register, report=partial(progress, "registrations"))
+        register_pairs = rigid if rules.registration == "rigid" else in_one_frame
+        cohort = build_cohort(reading, boxes, undrawn, leakage=rules.leakage, register=register_pairs)
         store = build_store(cohort, rules, cache, executor, progress)
     ingested = Ingested(store, len(files), dict(reading.skipped), len(reading.series))
     if "unreadable file" not in reading.skipped:  # permissions change without a trace in size and time

@@ -33,9 +33,7 @@ from datasets.workers import spread
 FORMAT_VERSION = 3
 
 
-def build_store(
-    cohort: Cohort, rules: IngestRules, cache: Path, executor: Executor, progress: Progress | None
-) -> PatchStore:
+def build_store(cohort: Cohort, rules: IngestRules, cache: Path, executor: Executor, progress: Progress) -> PatchStore:
     """The store of a cohort below `cache`, built unless it is there; patients without readable pixels are left out.
 
     Raises:
@@ -60,11 +58,10 @@ def _naming(folder: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
-def _content_hashes(cohort: Cohort, executor: Executor, progress: Progress | None) -> list[str]:
+def _content_hashes(cohort: Cohort, executor: Executor, progress: Progress) -> list[str]:
     paths = [header.path for images in cohort.slices for header in images]
     unique = list(dict.fromkeys(paths))
-    report = progress and partial(progress, "hashes")
-    hashes = dict(zip(unique, spread(executor, file_hash, unique, report, at_once=32), strict=True))
+    hashes = dict(zip(unique, spread(executor, file_hash, unique, partial(progress, "hashes"), 32), strict=True))
     return [hashes[path] for path in paths]
 
 
@@ -76,9 +73,7 @@ def _digest(cohort: Cohort, rules: IngestRules, content_hashes: Iterable[str]) -
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _build(
-    store: PatchStore, cohort: Cohort, rules: IngestRules, executor: Executor, progress: Progress | None
-) -> None:
+def _build(store: PatchStore, cohort: Cohort, rules: IngestRules, executor: Executor, progress: Progress) -> None:
     """Fills a folder under a temporary name and renames it; of two at once the first wins."""
     store.folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(store.folder.parent)
@@ -110,13 +105,13 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 def _write_patches(
-    file: Path, cohort: Cohort, rules: IngestRules, executor: Executor, progress: Progress | None
+    file: Path, cohort: Cohort, rules: IngestRules, executor: Executor, progress: Progress
 ) -> list[Written]:
     """Fills the array in parallel, patient by patient."""
     shape = (len(cohort.lesions), 6, rules.side, rules.side)
     _new_array(file, shape).flush()
-    report = progress and partial(progress, "patches")
-    return spread(executor, partial(cut_patches, file, rules.widest_context), _patients(cohort), report)
+    cut = partial(cut_patches, file, rules.widest_context)
+    return spread(executor, cut, _patients(cohort), partial(progress, "patches"))
 
 
 def _new_array(file: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.float16]]:

@@ -13,7 +13,7 @@ from datasets.phantom_anatomy import ABNORMAL, Vertebra, draw_anatomy, half_exte
 from datasets.phantom_dicom import slice_uid, write_study
 from datasets.phantom_features import BENIGN_PATIENTS, MALIGNANT_PATIENTS, draw_calls, draw_features
 from datasets.phantom_series import Grid, Series, acquire_study
-from datasets.workers import spread, workers
+from datasets.workers import spread, unheard, workers
 
 README = """Synthetic data: no patient was imaged. Written by datasets/phantom.py, patients={patients} seed={seed}.
 dicom/           MR images of mathematical spines (sagittal T1W and T2W, axial T2W)
@@ -34,7 +34,7 @@ def write_phantom(
     patients: int,
     seed: int,
     processes: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] = unheard,
 ) -> None:
     """Write a cohort of `patients` to `folder`: the same bytes for the same (patients, seed).
 

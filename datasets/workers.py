@@ -12,6 +12,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def unheard(*_: object) -> None:
+    """Progress that nobody follows."""
+
+
 class _Nobody(Executor):
     """Begins nothing, so that `spread` does it all."""
 
@@ -41,7 +45,7 @@ def spread(
     executor: Executor,
     function: Callable[[Item], Result],
     items: Sequence[Item],
-    report: Callable[[int, int], object] | None = None,
+    report: Callable[[int, int], object] = unheard,
     at_once: int = 1,
 ) -> list[Result]:
     """A result for each item, in order; `report` hears how many are done, and of how many.
@@ -65,9 +69,8 @@ def spread(
     return results
 
 
-def _tell(report: Callable[[int, int], object] | None, futures: list[Future[Any]], items: int) -> None:
-    if report:
-        report(items * sum(future.done() for future in futures) // len(futures), items)
+def _tell(report: Callable[[int, int], object], futures: list[Future[Any]], items: int) -> None:
+    report(items * sum(future.done() for future in futures) // len(futures), items)
 
 
 def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

@@ -27,7 +27,7 @@ from datasets.patch_store import PatchStore
 from datasets.patches import build_store
 from datasets.phantom import simulate_patient
 from datasets.phantom_dicom import write_study
-from datasets.workers import workers
+from datasets.workers import unheard, workers
 from tests.mr_files import (
     SERIES_RULES,
     Brightness,
@@ -439,7 +439,7 @@ def test_the_places_of_images_belong_to_a_stores_name(tmp_path: Path) -> None:
         cohort = build_cohort(reading, table)
         slices = tuple(tuple(replace(one, position=(shift, *one.position[1:])) for one in row) for row in cohort.slices)
         with workers(1) as executor:
-            stores.append(build_store(replace(cohort, slices=slices), RULES, tmp_path / "cache", executor, None))
+            stores.append(build_store(replace(cohort, slices=slices), RULES, tmp_path / "cache", executor, unheard))
     assert stores[0].digest != stores[1].digest
 
 
