@@ -6,9 +6,9 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -28,14 +28,12 @@ FEWEST_FILES_FOR_PROCESSES = 1000
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Ingested:
+class Ingested(NamedTuple):
     """A patch store, and what the folder held."""
 
     store: PatchStore
     files: int
-    skipped: dict[str, int]
-    """Files left aside, by reason."""
+    skipped: dict[str, int]  # files left aside, by reason
     series: int
 
 
@@ -93,8 +91,7 @@ def _unchanging(root: Path) -> Iterator[None]:
 
 def _fingerprint(root: Path, files: dict[str, tuple[int, int]], annotations: pd.DataFrame, rules: IngestRules) -> str:
     settings = rules.model_dump(mode="json", include=set(IngestRules.model_fields))
-    remembered = list(Ingested.__annotations__)
-    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, remembered, settings, str(root.resolve())]).encode())
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, Ingested._fields, settings, str(root.resolve())]).encode())
     digest.update(annotations.to_csv().encode())
     digest.update(os.fsencode("".join(f"{path}\0{state}\n" for path, state in files.items())))
     for region in filter(None, annotations["region"].unique()):
@@ -106,16 +103,15 @@ def _fingerprint(root: Path, files: dict[str, tuple[int, int]], annotations: pd.
 def _remembered(fingerprint: Path, cache: Path) -> Ingested | None:
     if not fingerprint.is_file():
         return None
-    known = json.loads(fingerprint.read_text())
-    store = PatchStore.of(cache, known["digest"])
-    return Ingested(store, known["files"], known["skipped"], known["series"]) if store.is_whole() else None
+    digest, *held = json.loads(fingerprint.read_text())
+    store = PatchStore.of(cache, digest)
+    return Ingested(store, *held) if store.is_whole() else None
 
 
 def _remember(fingerprint: Path, ingested: Ingested) -> None:
     fingerprint.parent.mkdir(parents=True, exist_ok=True)
     unfinished = fingerprint.with_suffix(f".{os.getpid()}")
-    counts = {"files": ingested.files, "skipped": ingested.skipped, "series": ingested.series}
-    unfinished.write_text(json.dumps({"digest": ingested.store.digest, **counts}))
+    unfinished.write_text(json.dumps([ingested.store.digest, *ingested[1:]]))
     unfinished.replace(fingerprint)
 
 

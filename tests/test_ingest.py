@@ -330,7 +330,7 @@ def test_store_deleted_by_hand_is_rebuilt(tmp_path: Path) -> None:
     second, stages = run(tmp_path)
     assert stages == ["headers", "hashes", "patches"]
     assert second == first
-    assert json.loads(fingerprint.read_text())["digest"] == first.digest
+    assert json.loads(fingerprint.read_text())[0] == first.digest
 
 
 def test_store_is_found_from_any_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
