@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from datasets.annotations import BOX
+from datasets.annotations import BOX, CohortError
 from datasets.phantom_anatomy import ABNORMAL, Vertebra, draw_anatomy, half_extent
 from datasets.phantom_dicom import slice_uid, write_study
 from datasets.phantom_features import BENIGN_PATIENTS, MALIGNANT_PATIENTS, draw_calls, draw_features
@@ -25,10 +25,6 @@ readers.csv      simulated readers, sensitivity and specificity from Yeh et al. 
 PHANTOM_VERSION = 1  # raised when the same (patients, seed) no longer gives the same bytes
 
 
-class PhantomError(ValueError):
-    """Arguments from which no phantom can be written; says what to write instead."""
-
-
 def write_phantom(
     folder: Path,
     patients: int,
@@ -38,14 +34,14 @@ def write_phantom(
 ) -> None:
     """Write a cohort of `patients` to `folder`: the same bytes for the same (patients, seed).
 
-    `progress` is called with (patients written, patients). Raises PhantomError for arguments that cannot work.
+    `progress` is called with (patients written, patients). Raises CohortError for arguments that cannot work.
     """
     if not 4 <= patients <= 9999:
-        raise PhantomError(f"patients={patients}: a phantom has both classes; write patients=4 or more, up to 9999")
+        raise CohortError(f"patients={patients}: a phantom has both classes; write patients=4 or more, up to 9999")
     if seed < 0:
-        raise PhantomError(f"seed={seed}: write a seed of 0 or more")
+        raise CohortError(f"seed={seed}: write a seed of 0 or more")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PhantomError(f"{folder} exists already: name a new or an empty folder")
+        raise CohortError(f"{folder} exists already: name a new or an empty folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-unfinished-", dir=folder.parent) as temporary:
         unfinished = Path(temporary, "phantom")
