@@ -18,7 +18,6 @@ from datasets.patch_store import EXCLUDED_COLUMNS
 
 LESION_COLUMNS = ["patient_id", "label", "site", "sop_instance_uid", "t1_series_uid", "t2_series_uid", *BOX]
 LESION_COLUMNS += ["box_side_mm", "note"]
-SINGLE_SLICE_DISTANCE = 4.0  # mm, the usual sagittal spine slice, where a series has one slice only
 SQUARE_TOLERANCE = 0.05  # pixels that a square box's edges may be off through rounding
 BEYOND_STACK = 0.6  # slice distances from the nearest slice; within a stack no point is farther than 0.5
 GAP = 1.5  # slice distances between two slices from which on one is missing between them
@@ -55,7 +54,7 @@ def in_one_frame(pairs: Pairs) -> list[Series | ExclusionError]:
     """Of each pair T1W as it is, where it shares its frame of reference with T2W."""
     reason = "T1W and T2W do not share a frame of reference"
     remedy = "write data.registration=rigid, or name a T1W series of the same examination in t1_series_uid"
-    return [t1 if _share_frame(t1, t2) else ExclusionError(t1.uid, reason, remedy) for t1, t2 in pairs]
+    return [t1 if t1.shares_frame(t2) else ExclusionError(t1.uid, reason, remedy) for t1, t2 in pairs]
 
 
 def build_cohort(
@@ -145,6 +144,11 @@ class _Lesion:
     def header(self) -> SliceHeader:
         return self.t2.slices[self.place]
 
+    @property
+    def centre(self) -> NDArray[np.float64]:
+        """Of the box (3,), in patient coordinates, mm."""
+        return np.asarray(pixel_to_patient(self.header) @ (*self.box.centre, 1.0))
+
 
 def _shared_content(index: _Index, annotations: pd.DataFrame) -> list[SharedContent]:
     """Studies under several patients, and series where their studies do not tell already."""
@@ -167,15 +171,9 @@ def _lesion_row(lesion: _Lesion, t1: Series, index: _Index) -> tuple[Row, tuple[
         index.require_unambiguous(header.sop_instance_uid)
     box, side = square(lesion.box, lesion.header.pixel_spacing)
     was_square = max(lesion.box.x_min - box.x_min, lesion.box.y_min - box.y_min) <= SQUARE_TOLERANCE
-    values = {
-        **{column: lesion.row[column] for column in ("patient_id", "label", "site", "sop_instance_uid")},
-        "t1_series_uid": t1.uid,
-        "t2_series_uid": lesion.t2.uid,
-        "box_side_mm": side,
-        **{column: getattr(box, column) for column in BOX},
-        "note": "; ".join(filter(None, ("" if was_square else "box made square", neighbours_note))),
-    }
-    return values, slices
+    note = "; ".join(filter(None, ("" if was_square else "box made square", neighbours_note)))
+    found = {"t1_series_uid": t1.uid, "t2_series_uid": lesion.t2.uid, "box_side_mm": side, "note": note}
+    return lesion.row | found | box._asdict(), slices
 
 
 def _annotated_lesion(row: Row, index: _Index) -> _Lesion:
@@ -224,7 +222,7 @@ def _t1_series(lesion: _Lesion, index: _Index) -> Series:
     """
     t2, named = lesion.t2, lesion.row["t1_series_uid"]
     candidates = _named_t1(named, t2, index) if named else _plain_t1(t2, index)
-    aligned = [one for one in candidates if _share_frame(one, t2)]
+    aligned = [one for one in candidates if one.shares_frame(t2)]
     covering = []
     for one in aligned:
         with suppress(ExclusionError):
@@ -253,13 +251,11 @@ def _plain_t1(t2: Series, index: _Index) -> list[Series]:
     weighted = [one for one in sagittal if one.weighting]
     if plain := [one for one in weighted if not one.traits]:
         return plain
-    reason, remedy = (
-        "no plain sagittal T1W series in the study",
-        "add its DICOM files, or write the UID of the one to use",
-    )
+    reason = "no plain sagittal T1W series in the study"
     for what, series in (("", weighted), ("of unknown weighting: ", [one for one in sagittal if not one.weighting])):
         reason += f"; {what}{_listed(series)}" if series else ""
-    raise ExclusionError(t2.study_uid, reason, f"{remedy} in t1_series_uid")
+    remedy = "add its DICOM files, or write the UID of the one to use in t1_series_uid"
+    raise ExclusionError(t2.study_uid, reason, remedy)
 
 
 def _listed(series: list[Series]) -> str:
@@ -268,28 +264,18 @@ def _listed(series: list[Series]) -> str:
     return ", ".join(sorted(texts))
 
 
-def _share_frame(t1: Series, t2: Series) -> bool:
-    return t1.frame_of_reference_uid == t2.frame_of_reference_uid != ""
-
-
 def _covering_slice(t1: Series, lesion: _Lesion) -> int:
     """Place of the T1W slice nearest to the lesion, which must show the whole box."""
-    away = np.abs(t1.offsets - _centre(lesion) @ t1.normal)
+    away = np.abs(t1.offsets - lesion.centre @ t1.normal)
     place = int(away.argmin())
     remedy = "choose a T1W series that covers the lesion"
-    if away[place] > max(_slice_distance(t1.offsets), _slice_distance(lesion.t2.offsets)):
+    if away[place] > max(t1.slice_distance, lesion.t2.slice_distance):
         raise ExclusionError(t1.uid, f"the lesion slice lies {away[place]:.1f} mm from the nearest T1W slice", remedy)
     box, header = lesion.box, t1.slices[place]
     corners = np.array([[x, y, 1.0] for x in (box.x_min, box.x_max) for y in (box.y_min, box.y_max)])
     if not _inside((project(lesion.header, header) @ corners.T)[:2], header):
         raise ExclusionError(t1.uid, "the box lies outside the T1W image", remedy)
     return place
-
-
-def _centre(lesion: _Lesion) -> NDArray[np.float64]:
-    """The box's centre (3,) in patient coordinates, mm."""
-    centre: NDArray[np.float64] = pixel_to_patient(lesion.header) @ (*lesion.box.centre, 1.0)
-    return centre
 
 
 def _slices(t1: Series, lesion: _Lesion) -> tuple[tuple[SliceHeader, ...], str]:
@@ -299,33 +285,26 @@ def _slices(t1: Series, lesion: _Lesion) -> tuple[tuple[SliceHeader, ...], str]:
     slice; at the edge of a stack, and at a gap in it, the last slice is repeated.
     """
     t2, place = lesion.t2, lesion.place
-    first, last = _unbroken(t2.offsets, place)
+    first, last = _unbroken(t2, place)
     t2_places = [max(place - 1, first), place, min(place + 1, last)]
     steps = t2.offsets[t2_places] - t2.offsets[place]  # mm
-    targets = _centre(lesion) @ t1.normal + steps * (t2.normal @ t1.normal)  # mm along the T1W normal
-    t1_first, t1_last = _unbroken(t1.offsets, _covering_slice(t1, lesion))
+    targets = lesion.centre @ t1.normal + steps * (t2.normal @ t1.normal)  # mm along the T1W normal
+    t1_first, t1_last = _unbroken(t1, _covering_slice(t1, lesion))
     distances = np.abs(targets[:, None] - t1.offsets[t1_first : t1_last + 1])  # (3, T1W slices) mm
     t1_places, away = t1_first + distances.argmin(axis=1), float(distances.min(axis=1).max())
     notes = []
     if len(set(t2_places)) < 3:
         edge = place in (0, len(t2.slices) - 1)
         notes.append("T2W edge slice repeated" if edge else "T2W slice repeated at a gap")
-    if away > BEYOND_STACK * _slice_distance(t1.offsets):
+    if away > BEYOND_STACK * t1.slice_distance:
         notes.append(f"nearest T1W slice {away:.1f} mm away")
     return (*(t1.slices[one] for one in t1_places), *(t2.slices[one] for one in t2_places)), "; ".join(notes)
 
 
-def _unbroken(offsets: NDArray[np.float64], place: int) -> tuple[int, int]:
+def _unbroken(series: Series, place: int) -> tuple[int, int]:
     """First and last of the slices around one that no gap separates from it."""
-    gaps = np.flatnonzero(np.diff(offsets) > GAP * _slice_distance(offsets))
-    return int(gaps[gaps < place].max(initial=-1)) + 1, int(gaps[gaps >= place].min(initial=len(offsets) - 1))
-
-
-def _slice_distance(offsets: NDArray[np.float64]) -> float:
-    """Usual distance between the slices of a series in mm: the median, of two in the middle the lower."""
-    if len(offsets) == 1:
-        return SINGLE_SLICE_DISTANCE
-    return float(np.sort(np.diff(offsets))[len(offsets) // 2 - 1])
+    gaps = np.flatnonzero(np.diff(series.offsets) > GAP * series.slice_distance)
+    return int(gaps[gaps < place].max(initial=-1)) + 1, int(gaps[gaps >= place].min(initial=len(series.slices) - 1))
 
 
 def _inside(points: NDArray[np.float64], header: SliceHeader) -> bool:

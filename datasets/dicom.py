@@ -36,6 +36,7 @@ PARALLEL_TOLERANCE = 1e-3  # largest difference of direction cosines within one 
 SPACING_TOLERANCE = 1e-3  # largest relative difference of pixel spacings within one stack
 STATION_SHIFT = 50.0  # mm across the normal from which on slices belong to another station of the table
 SAME_POSITION = 0.1  # mm; scanners write the places of two echoes some hundredths apart
+SINGLE_SLICE_DISTANCE = 4.0  # mm, the usual sagittal spine slice, where a series has one slice only
 FILES_AT_ONCE = 64
 
 
@@ -84,6 +85,16 @@ class Series:
     def offsets(self) -> NDArray[np.float64]:
         """Position (slices,) of each slice along the common normal, mm, ascending."""
         return np.array([header.position for header in self.slices]) @ self.normal
+
+    @property
+    def slice_distance(self) -> float:
+        """Usual distance between slices in mm: the median, of two in the middle the lower."""
+        distances = np.sort(np.diff(self.offsets))
+        return float(distances[(len(distances) - 1) // 2]) if len(distances) else SINGLE_SLICE_DISTANCE
+
+    def shares_frame(self, other: "Series") -> bool:
+        """Whether one frame of reference holds for both."""
+        return self.frame_of_reference_uid == other.frame_of_reference_uid != ""
 
 
 @dataclass(frozen=True)
@@ -155,9 +166,10 @@ def group_series(headers: Iterable[SliceHeader]) -> Iterator[Series]:
     A series of several orientations, as a localiser is, of several sizes or of several stations of the table becomes
     a Series for each of its stacks; a stack of several acquisitions at the same places, one for each acquisition.
     """
-    stacks: dict[tuple[str, str], list[list[SliceHeader]]] = {}
+    stacks: dict[tuple[object, ...], list[list[SliceHeader]]] = {}
     for header in headers:
-        stacks_of_series = stacks.setdefault((header.series_instance_uid, header.frame_of_reference_uid), [])
+        key = header.series_instance_uid, header.frame_of_reference_uid, header.rows, header.columns
+        stacks_of_series = stacks.setdefault(key, [])
         stack = next((stack for stack in stacks_of_series if _in_one_stack(stack[0], header)), None)
         if stack is None:
             stacks_of_series.append(stack := [])
@@ -167,19 +179,15 @@ def group_series(headers: Iterable[SliceHeader]) -> Iterator[Series]:
 
 
 def _acquisitions(stack: list[SliceHeader]) -> list[Series]:
-    """The stack as it is unless places repeat; then by as many facts of the acquisition as it takes, if any do."""
-    whole = _in_order(stack)
-    if not whole.has_repeated_positions:
-        return [whole]
-    facts = {header: header.acquisition.split(".") for header in stack}
-    for count in range(1, len(facts[stack[0]]) + 1):
+    """The stack by as few facts of the acquisition as it takes, if any do, for no place to repeat."""
+    for count in range(stack[0].acquisition.count(".") + 2):
         parts: dict[tuple[str, ...], list[SliceHeader]] = {}
         for header in stack:
-            parts.setdefault(tuple(facts[header][:count]), []).append(header)
+            parts.setdefault(tuple(header.acquisition.split(".")[:count]), []).append(header)
         series = [_in_order(part) for part in parts.values()]
         if not any(one.has_repeated_positions for one in series):
             return series
-    return [whole]
+    return [_in_order(stack)]
 
 
 def _in_order(stack: list[SliceHeader]) -> Series:
@@ -188,8 +196,6 @@ def _in_order(stack: list[SliceHeader]) -> Series:
 
 
 def _in_one_stack(first: SliceHeader, second: SliceHeader) -> bool:
-    if (first.rows, first.columns) != (second.rows, second.columns):
-        return False
     spacings = zip(first.pixel_spacing, second.pixel_spacing, strict=True)
     cosines = zip(first.orientation, second.orientation, strict=True)
     apart = [to - start for start, to in zip(first.position, second.position, strict=True)]

@@ -5,8 +5,7 @@ Pixel coordinates are (x = column, y = row) with 0 at the centre of the first pi
 DICOM PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,7 @@ LARGEST_STEP = 1.5  # source pixels per patch pixel above which the source is sm
 Matrix = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """A lesion's box in pixels of its slice: outer edges, continuous coordinates."""
 
     x_min: float

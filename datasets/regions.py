@@ -18,7 +18,7 @@ from highdicom.spatial import ImageToReferenceTransformer
 from numpy.typing import NDArray
 
 from datasets.annotations import BOX, MARKUPS
-from datasets.cohort import SINGLE_SLICE_DISTANCE, ExclusionError
+from datasets.cohort import ExclusionError
 from datasets.dicom import SAME_POSITION, Series, SliceHeader
 from datasets.geometry import pixel_to_patient
 
@@ -82,9 +82,8 @@ def _stack(uids: Iterable[str], series: Sequence[Series]) -> Series:
 
 def _nearest(points: Points, stack: Series) -> list[SliceHeader]:
     """The slice nearest to the points' centre, if any is within half a slice distance."""
-    distance = np.median(np.diff(stack.offsets)) if len(stack.slices) > 1 else SINGLE_SLICE_DISTANCE
     away = np.abs(stack.offsets - stack.normal @ points.mean(axis=0))
-    return [stack.slices[int(away.argmin())]] if away.min() <= distance / 2 + SAME_POSITION else []
+    return [stack.slices[int(away.argmin())]] if away.min() <= stack.slice_distance / 2 + SAME_POSITION else []
 
 
 def _cuts_of_roi(row: dict[Any, Any], series: Sequence[Series]) -> Iterator[tuple[SliceHeader, Points]]:

@@ -40,8 +40,7 @@ def register(t1: Series, t2: Series) -> Series:
         RegistrationError: few, irregular or unreadable slices, no common anatomy to be found, an implausible motion.
     """
     (fixed, body), (moving, _) = _volume(t2), _volume(t1)
-    shared = t1.frame_of_reference_uid == t2.frame_of_reference_uid != ""
-    start = np.zeros(3) if shared else np.subtract(_middle(moving), _middle(fixed))
+    start = np.zeros(3) if t1.shares_frame(t2) else np.subtract(_middle(moving), _middle(fixed))
     to_t1 = _find_motion((fixed, moving, body), start)
     turn, to_t2 = np.reshape(to_t1.GetMatrix(), (3, 3)), to_t1.GetInverse()
     shift, degrees = np.linalg.norm(to_t1.GetTranslation() - start), np.degrees(Rotation.from_matrix(turn).magnitude())
