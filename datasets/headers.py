@@ -236,13 +236,9 @@ def _place(facts: dict[str, Any]) -> dict[str, Any]:
     position, orientation, spacing = (
         _numbers(facts[name], count) for name, count in zip(_PLACE, (3, 6, 2), strict=True)
     )
-    row, column = orientation[:3], orientation[3:]
-    off = (
-        abs(math.hypot(*row) - 1),
-        abs(math.hypot(*column) - 1),
-        abs(sum(a * b for a, b in zip(row, column, strict=True))),
-    )
-    if max(off) > UNIT_TOLERANCE or min(spacing) <= 0:
+    row, column = np.reshape(orientation, (2, 3))
+    off = np.linalg.norm(row) - 1, np.linalg.norm(column) - 1, row @ column
+    if np.abs(off).max() > UNIT_TOLERANCE or min(spacing) <= 0:
         raise SkipError("image with impossible orientation or pixel spacing")
     return {"position": position, "orientation": orientation, "pixel_spacing": spacing}
 
