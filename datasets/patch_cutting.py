@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,18 +22,14 @@ FLOAT16_LIMIT = 60_000.0
 KEPT_BYTES = 2**24  # of a patient's images
 
 
-@dataclass(frozen=True)
-class PatientBoxes:
-    """The work of one process at a time: rows of the array with their boxes and images."""
+class PatientBoxes(NamedTuple):
+    """The work of one process at a time: rows of the array, each with its box and images."""
 
     patient_id: str
-    rows: list[int]
-    boxes: list[Box]
-    slices: list[tuple[SliceHeader, ...]]
+    rows: list[tuple[int, Box, tuple[SliceHeader, ...]]]
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """What came of a patient: why images cannot be read, else a digest of each image's pixels."""
 
     patient_id: str
@@ -54,7 +49,7 @@ def cut_patches(file: Path, context: float, patient: PatientBoxes) -> Written:
     np.empty(KEPT_BYTES, np.uint8)
     pixels: dict[SliceHeader, NDArray[Any]] = {}
     failures: dict[str, str] = {}
-    for header in {header for images in patient.slices for header in images}:
+    for header in {header for _, _, images in patient.rows for header in images}:
         try:
             pixels[header] = read_pixels(header)
         except ValueError as error:
@@ -65,7 +60,7 @@ def cut_patches(file: Path, context: float, patient: PatientBoxes) -> Written:
     scales = {header: _intensity_scale(image, samples[header]) for header, image in pixels.items()}
     array = np.load(file, mmap_mode="r+")
     side = array.shape[-1]
-    for row, box, images in zip(patient.rows, patient.boxes, patient.slices, strict=True):
+    for row, box, images in patient.rows:
         matrices = patch_to_channels(box, images, context, side)
         for channel, (header, matrix) in enumerate(zip(images, matrices, strict=True)):
             values = sample(pixels[header], matrix, side) / scales[header]

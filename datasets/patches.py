@@ -129,7 +129,7 @@ def _new_array(file: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np
 def _patients(cohort: Cohort) -> list[PatientBoxes]:
     boxes = [Box(*corners) for corners in cohort.lesions[BOX].itertuples(index=False, name=None)]
     return [
-        PatientBoxes(str(patient), list(rows), [boxes[row] for row in rows], [cohort.slices[row] for row in rows])
+        PatientBoxes(str(patient), [(row, boxes[row], cohort.slices[row]) for row in rows])
         for patient, rows in cohort.lesions.groupby("patient_id", sort=False).indices.items()
     ]
 
