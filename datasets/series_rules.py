@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 Weighting = Literal["T1W", "T2W"]
 Trait = Literal["contrast-enhanced", "fat-suppressed", "localizer"]
@@ -16,20 +16,8 @@ _DENIED = re.compile(r"(?<![a-z])(non?|w/?o|without|ohne|sin|sans|senza)[\W_]*[a
 _BEFORE = re.compile(r"(?<![a-z])(pre|vor)[\W_]*(?!post)[a-z]+")
 
 
-def _regular_expression(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"should be a regular expression ({error})") from error
-    return pattern
-
-
 def _within(time: float | None, span: tuple[float, float]) -> bool:
     return time is not None and span[0] <= time <= span[1]
-
-
-Pattern = Annotated[str, AfterValidator(_regular_expression)]
-"""A regular expression that is searched for in lower-case text."""
 
 
 class WeightingRule(BaseModel):
@@ -38,7 +26,7 @@ class WeightingRule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     repetition_time: tuple[Milliseconds, Milliseconds]
     echo_time: tuple[Milliseconds, Milliseconds]
-    description: Pattern
+    description: re.Pattern[str]
 
     def holds(self, repetition_time: float | None, echo_time: float | None) -> bool:
         return _within(repetition_time, self.repetition_time) and _within(echo_time, self.echo_time)
@@ -54,22 +42,22 @@ class SeriesRules(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     t1w: WeightingRule
     t2w: WeightingRule
-    neither: Pattern
-    contrast_enhanced: Pattern
-    fat_suppressed: Pattern
-    localizer: Pattern
+    neither: re.Pattern[str]
+    contrast_enhanced: re.Pattern[str]
+    fat_suppressed: re.Pattern[str]
+    localizer: re.Pattern[str]
     stir_inversion_time: tuple[Milliseconds, Milliseconds]
 
     def weighting(self, repetition_time: float | None, echo_time: float | None, description: str) -> Weighting | None:
         """By repetition and echo time (ms); by the description only where they do not decide."""
         description = description.lower()
-        if re.search(self.neither, description):
+        if self.neither.search(description):
             return None
         rules: dict[Weighting, WeightingRule] = {"T1W": self.t1w, "T2W": self.t2w}
         for weighting, rule in rules.items():
             if rule.holds(repetition_time, echo_time):
                 return weighting
-        described = [weighting for weighting, rule in rules.items() if re.search(rule.description, description)]
+        described = [weighting for weighting, rule in rules.items() if rule.description.search(description)]
         return described[0] if len(described) == 1 else None
 
     def traits(self, text: str, contrast_agent: str, inversion_time: float | None) -> frozenset[Trait]:
@@ -78,8 +66,8 @@ class SeriesRules(BaseModel):
         agent = not _NO_AGENT.fullmatch(contrast_agent.lower())
         short_inversion = _within(inversion_time, self.stir_inversion_time)
         found: dict[Trait, object] = {
-            "contrast-enhanced": agent or re.search(self.contrast_enhanced, _BEFORE.sub(" ", text)),
-            "fat-suppressed": short_inversion or re.search(self.fat_suppressed, text),
-            "localizer": re.search(self.localizer, text),
+            "contrast-enhanced": agent or self.contrast_enhanced.search(_BEFORE.sub(" ", text)),
+            "fat-suppressed": short_inversion or self.fat_suppressed.search(text),
+            "localizer": self.localizer.search(text),
         }
         return frozenset(trait for trait, sign in found.items() if sign)

@@ -106,7 +106,7 @@ def test_a_short_inversion_time_suppresses_fat(inversion_time: float | None, exp
 
 
 def test_rules_can_be_changed_and_broken_patterns_are_named() -> None:
-    rules = SERIES_RULES.model_copy(update={"localizer": r"\bebene\b"})
+    rules = SeriesRules(**(SERIES_RULES.model_dump() | {"localizer": r"\bebene\b"}))
     assert rules.traits("Ebene 1", "", None) == {LOCALIZER}
     assert rules.traits("LOC", "", None) == set()
     with pytest.raises(ValidationError, match=r"localizer[\s\S]*regular expression"):
