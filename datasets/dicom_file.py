@@ -55,15 +55,12 @@ def _inflate(file: BinaryIO) -> BinaryIO:
     end_of_meta = file.tell()
     file.seek(0)
     plain = pydicom.uid.ExplicitVRLittleEndian.encode().ljust(len(DeflatedExplicitVRLittleEndian), b"\0")
-    inflated = io.BytesIO()
-    inflated.write(file.read(end_of_meta).replace(DeflatedExplicitVRLittleEndian.encode(), plain))
+    meta = file.read(end_of_meta).replace(DeflatedExplicitVRLittleEndian.encode(), plain)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    for chunk in iter(lambda: file.read(4096), b""):  # grows a thousandfold at most
-        inflated.write(inflater.decompress(chunk))
-        if inflated.tell() > MOST_INFLATED_BYTES:
-            raise SkipError("inflates beyond measure")
-    inflated.seek(0)
-    return inflated
+    inflated = inflater.decompress(file.read(), MOST_INFLATED_BYTES)
+    if inflater.unconsumed_tail:
+        raise SkipError("inflates beyond measure")
+    return io.BytesIO(meta + inflated)
 
 
 def read_before_pixels(path: str, tags: list[BaseTag]) -> Dataset:
