@@ -117,15 +117,6 @@ def _stored_values(file: BinaryIO, dataset: Dataset, syntax: UID, header: SliceH
         raise _DamageError(f"{bits} bits allocated, or colours")
     vr, length = _pixel_element(file, little_endian=syntax.is_little_endian)
     used = int(dataset.get("HighBit", stored - 1)) + 1
-    if not syntax.is_encapsulated:
-        size = header.rows * header.columns * bits // 8
-        _require_bytes(file, (frame + 1) * size, length)
-        _require_bits(bits, stored, used)
-        if syntax.is_little_endian:
-            file.seek(frame * size, io.SEEK_CUR)
-            native = np.frombuffer(file.read(size), f"<{'ui'[dataset.PixelRepresentation]}{bits // 8}") << bits - used
-            native >>= bits - stored
-            return native.reshape(header.rows, header.columns)
     options: dict[str, Any] = as_pixel_options(dataset, pixel_keyword="PixelData", pixel_vr=vr)
     if syntax.is_encapsulated:
         offsets = options.pop("extended_offsets", None)
@@ -134,16 +125,22 @@ def _stored_values(file: BinaryIO, dataset: Dataset, syntax: UID, header: SliceH
             return _decoded(encoded, syntax, header, dataset)
         if len(encoded) > MOST_RLE_BYTES:
             raise _DamageError("run lengths beyond measure")
-        _require_bits(bits, stored, used)
-        file, frame, options["number_of_frames"] = io.BytesIO(encapsulate([encoded], has_bot=False)), 0, 1
-    options["bits_stored"] = used
-    pixels: NDArray[np.int32] = decoder.as_array(file, index=frame, raw=True, **options)[0].astype(np.int32)
+        source = encapsulate([encoded], has_bot=False)
+    else:
+        size = header.rows * header.columns * bits // 8
+        file.seek(frame * size, io.SEEK_CUR)
+        source = file.read(size)
+        if len(source) < size or length < (frame + 1) * size:
+            raise _DamageError("fewer bytes than the image needs")
+    if not 0 < stored <= used <= bits:
+        raise _DamageError(f"{stored} of {bits} bits stored below bit {used}")
+    if syntax.is_little_endian and not syntax.is_encapsulated:
+        native = np.frombuffer(source, f"<{'ui'[dataset.PixelRepresentation]}{bits // 8}") << bits - used
+        native >>= bits - stored
+        return native.reshape(header.rows, header.columns)
+    options |= {"bits_stored": used, "number_of_frames": 1}
+    pixels: NDArray[np.int32] = decoder.as_array(source, index=0, raw=True, **options)[0].astype(np.int32)
     return pixels >> (used - stored)
-
-
-def _require_bits(allocated: int, stored: int, used: int) -> None:
-    if not 0 < stored <= used <= allocated:
-        raise _DamageError(f"{stored} of {allocated} bits stored below bit {used}")
 
 
 def _pixel_element(file: BinaryIO, *, little_endian: bool) -> tuple[str, int]:
@@ -155,13 +152,6 @@ def _pixel_element(file: BinaryIO, *, little_endian: bool) -> tuple[str, int]:
     if start[4:6] in (b"OB", b"OW", b"UN"):
         return start[4:6].decode(), struct.unpack(f"{order}L", file.read(4))[0]
     return "OW", struct.unpack(f"{order}L", start[4:])[0]
-
-
-def _require_bytes(file: BinaryIO, needed: int, length: int) -> None:
-    here = file.tell()
-    if needed > min(length, file.seek(0, io.SEEK_END) - here):
-        raise _DamageError("fewer bytes than the image needs")
-    file.seek(here)
 
 
 def _decoded(encoded: bytes, syntax: UID, header: SliceHeader, dataset: Dataset) -> NDArray[np.int32]:
