@@ -10,7 +10,7 @@ import pandas as pd
 
 from datasets.annotations import BOX, CohortError
 from datasets.phantom_anatomy import ABNORMAL, Vertebra, draw_anatomy, half_extent
-from datasets.phantom_dicom import slice_uid, write_study
+from datasets.phantom_dicom import uid, write_study
 from datasets.phantom_features import BENIGN_PATIENTS, MALIGNANT_PATIENTS, draw_calls, draw_features
 from datasets.phantom_series import Grid, Series, acquire_study
 from datasets.workers import spread, unheard, workers
@@ -69,7 +69,7 @@ def simulate_patient(seed: int, index: int, label: int) -> tuple[list[Series], d
     anatomy = draw_anatomy(features, generator)
     study = acquire_study(anatomy, generator)
     boxes = _draw_boxes(anatomy.vertebrae[ABNORMAL], study[0].grid, generator)
-    slices = [slice_uid(seed, patient_id, study[0].name, number) for number in boxes]
+    slices = [uid(seed, patient_id, study[0].name, number) for number in boxes]
     lesions = pd.DataFrame({"patient_id": patient_id, "label": label, "sop_instance_uid": slices})
     return study, {
         "annotations": lesions.join(pd.DataFrame(boxes.values(), columns=BOX).round(2)),

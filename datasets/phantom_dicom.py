@@ -14,13 +14,9 @@ UNKNOWN = ["PatientBirthDate", "StudyDate", "StudyTime", "AccessionNumber", "Ref
 UNKNOWN += ["PositionReferenceIndicator", "ScanOptions"]
 
 
-def slice_uid(seed: int, patient_id: str, series: str, index: int) -> UID:
-    """SOP Instance UID of one slice, a function of the cohort's seed and the slice's place in it."""
-    return _uid(seed, patient_id, series, str(index))
-
-
-def _uid(seed: int, *names: str) -> UID:
-    return generate_uid(entropy_srcs=["fracture-sweep phantom", str(seed), *names])
+def uid(seed: int, *place: str | int) -> UID:
+    """A function of the cohort's seed and the place in it: patient, series, and index of the slice."""
+    return generate_uid(entropy_srcs=["fracture-sweep phantom", str(seed), *map(str, place)])
 
 
 def write_study(folder: Path, patient_id: str, study: list[Series], seed: int) -> None:
@@ -32,7 +28,7 @@ def write_study(folder: Path, patient_id: str, study: list[Series], seed: int) -
         dataset = _series_dataset(patient_id, series, seed)
         dataset.SeriesNumber = series_number
         for index, pixels in enumerate(series.pixels):
-            dataset.SOPInstanceUID = slice_uid(seed, patient_id, series.name, index)
+            dataset.SOPInstanceUID = uid(seed, patient_id, series.name, index)
             dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
             corner = series.grid.corner(index)
             dataset.InstanceNumber = index + 1
@@ -54,9 +50,9 @@ def _series_dataset(patient_id: str, series: Series, seed: int) -> Dataset:
     dataset.PatientSex, dataset.StudyID = "O", "1"
     for keyword in UNKNOWN:
         setattr(dataset, keyword, "")
-    dataset.StudyInstanceUID = _uid(seed, patient_id)
-    dataset.SeriesInstanceUID = _uid(seed, patient_id, series.name)
-    dataset.FrameOfReferenceUID = _uid(seed, patient_id, "frame of reference")
+    dataset.StudyInstanceUID = uid(seed, patient_id)
+    dataset.SeriesInstanceUID = uid(seed, patient_id, series.name)
+    dataset.FrameOfReferenceUID = uid(seed, patient_id, "frame of reference")
     dataset.StudyDescription, dataset.SeriesDescription = "SYNTHETIC spine", f"SYNTHETIC {series.name}"
     dataset.Manufacturer = dataset.ManufacturerModelName = "SYNTHETIC PHANTOM"
     dataset.PatientComments = dataset.ImageComments = "SYNTHETIC: computed phantom, no patient was imaged"

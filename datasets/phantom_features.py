@@ -77,8 +77,6 @@ def draw_features(label: int, generator: np.random.Generator) -> dict[str, bool]
 
 def draw_calls(label: int, generator: np.random.Generator) -> dict[str, int]:
     """What each simulated reader calls a patient (1 = malignant), with Table 2's sensitivity and specificity."""
-    right = {
-        reader: counts[0] / MALIGNANT_PATIENTS if label else counts[1] / BENIGN_PATIENTS
-        for reader, counts in TABLE_2.items()
-    }
-    return {reader: label if generator.random() < probability else 1 - label for reader, probability in right.items()}
+    total = (BENIGN_PATIENTS, MALIGNANT_PATIENTS)[label]
+    shares = {reader: right[1 - label] / total for reader, right in TABLE_2.items()}
+    return {reader: label if generator.random() < share else 1 - label for reader, share in shares.items()}

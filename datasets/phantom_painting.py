@@ -27,20 +27,18 @@ class Points(NamedTuple):
     y: Floats
     z: Floats
 
-    def block(self, centre: Triple, before: float, behind: float, height: float) -> Block:
-        """Rows and columns that come within these distances of `centre` along y and z, whatever their x."""
+    def near(self, centre: Triple, before: float, behind: float, height: float) -> tuple[Block, "Points"]:
+        """The rows and columns that come within these distances of `centre` along y and z, whatever their x."""
         _, y, z = centre
         ends = np.s_[:: len(self.x) - 1]  # on an affine grid the extremes lie in the first or the last slice
         spans = [(self.y[ends], y - before, y + behind), (self.z[ends], z - height, z + height)]
-        block = [slice(None)]
+        rows_columns = []
         for across in ((0, 2), (0, 1)):  # of rows, of columns
             near = [(p.min(across) < high) & (p.max(across) > low) for p, low, high in spans]
             found = np.flatnonzero(np.logical_and(*near))
-            block.append(slice(found[0], found[-1] + 1) if len(found) else slice(0))
-        return tuple(block)
-
-    def at(self, block: Block) -> "Points":
-        return Points(self.x[block], self.y[block], self.z[block])
+            rows_columns.append(slice(found[0], found[-1] + 1) if len(found) else slice(0))
+        block = slice(None), *rows_columns
+        return block, Points(self.x[block], self.y[block], self.z[block])
 
 
 def paint_patient(anatomy: Anatomy, points: Points, contrast: int) -> Floats:
@@ -50,14 +48,14 @@ def paint_patient(anatomy: Anatomy, points: Points, contrast: int) -> Floats:
     _paint_soft_tissue(signal, anatomy, points, wall, contrast)
     _paint_canal(signal, anatomy, points, wall, contrast)
     for index, body in enumerate(anatomy.vertebrae):
-        block = points.block(body.centre, 0, body.half_depth + 55, body.half_height + 24)
-        _paint_posterior_elements(signal[block], anatomy, index, points.at(block), contrast)
-        block = points.block(body.centre, body.half_depth + 8, body.half_depth + 8, body.half_height + 17)
-        _paint_body(signal[block], anatomy, index, points.at(block), contrast)
+        block, near = points.near(body.centre, 0, body.half_depth + 55, body.half_height + 24)
+        _paint_posterior_elements(signal[block], anatomy, index, near, contrast)
+        block, near = points.near(body.centre, body.half_depth + 8, body.half_depth + 8, body.half_height + 17)
+        _paint_body(signal[block], anatomy, index, near, contrast)
     for ball in anatomy.balls:
         _, depth, height = ball.radii
-        block = points.block(ball.centre, depth + 2, depth + 2, height + 2)
-        _paint(signal[block], _ball_weight(points.at(block), ball.radii, ball.centre), ball.signal[contrast])
+        block, near = points.near(ball.centre, depth + 2, depth + 2, height + 2)
+        _paint(signal[block], _ball_weight(near, ball.radii, ball.centre), ball.signal[contrast])
     return signal
 
 
