@@ -6,7 +6,6 @@ Coordinates are DICOM patient coordinates (LPS) in mm.
 import filecmp
 import logging
 import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -19,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.dicom_file import SkipError
 from datasets.headers import SliceHeader, read_headers
 from datasets.pixels import read_pixels
 from datasets.series_rules import SeriesRules, Trait, Weighting
@@ -143,7 +141,8 @@ def read_series(paths: Sequence[str], executor: Executor, rules: SeriesRules, pr
     """
     images: dict[str, list[list[SliceHeader]]] = {}  # by SOPInstanceUID; for each file the headers of its frames
     skipped: Counter[str] = Counter()
-    for result in spread(executor, partial(_read_file, rules), paths, partial(progress, "headers"), FILES_AT_ONCE):
+    read = partial(read_headers, rules=rules)
+    for result in spread(executor, read, paths, partial(progress, "headers"), FILES_AT_ONCE):
         if isinstance(result, str):
             skipped[result] += 1
         else:
@@ -206,15 +205,6 @@ def _in_one_stack(first: SliceHeader, second: SliceHeader) -> bool:
         and all(abs(one - other) <= PARALLEL_TOLERANCE for one, other in cosines)
         and all(abs(shift) < STATION_SHIFT for shift in shifts)
     )
-
-
-def _read_file(rules: SeriesRules, path: str) -> list[SliceHeader] | str:
-    """The headers of a file's frames, or why it is skipped."""
-    with warnings.catch_warnings(action="ignore"):  # they quote the file
-        try:
-            return read_headers(path, rules)
-        except SkipError as reason:
-            return str(reason)
 
 
 def _same_image(copies: tuple[list[SliceHeader], list[SliceHeader]]) -> bool:

@@ -8,6 +8,7 @@ centre of the first pixel.
 import io
 import math
 import re
+import warnings
 import zlib
 from collections.abc import Iterable
 from contextlib import suppress
@@ -49,23 +50,13 @@ _OF_SLICE = (int(Tag("SOPInstanceUID")), int(Tag("ImagePositionPatient")))
 _GROUP_TAGS = [int(Tag(keyword)) for keyword in _GROUPS]
 _KEYWORDS = {Tag(keyword): keyword for keyword in _SINGLE_FRAME}
 _VRS = {tag: dictionary_VR(tag) for tag in _KEYWORDS}
-_CONVERTED = {name: name for name in (*_PLACE, *_CONTRAST, *_REPETITION)}
-_FUNCTIONAL_GROUPS = {  # sequence: {attribute: name of the same fact in a single-frame image}
-    "PlanePositionSequence": {"ImagePositionPatient": "ImagePositionPatient"},
-    "PlaneOrientationSequence": {"ImageOrientationPatient": "ImageOrientationPatient"},
-    "PixelMeasuresSequence": {"PixelSpacing": "PixelSpacing"},
-    "UnassignedSharedConvertedAttributesSequence": _CONVERTED,
-    "UnassignedPerFrameConvertedAttributesSequence": _CONVERTED,
-    "MRTimingAndRelatedParametersSequence": {"RepetitionTime": "RepetitionTime"},
-    "MREchoSequence": {"EffectiveEchoTime": "EchoTime"},
-    "MRModifierSequence": {"InversionTimes": "InversionTime", "InversionRecovery": "InversionRecovery"},
-    "MRImageFrameTypeSequence": {"FrameType": "ImageType"},
-    "MRDiffusionSequence": {"DiffusionBValue": "DiffusionBValue"},
-    "FrameContentSequence": {
-        "TemporalPositionIndex": "TemporalPositionIdentifier",
-        "FrameAcquisitionNumber": "AcquisitionNumber",
-    },
-}
+_OF_FRAMES = {Tag(name): name for name in (*_PLACE, *_CONTRAST, *_REPETITION, "InversionRecovery")} | {
+    Tag("EffectiveEchoTime"): "EchoTime",
+    Tag("InversionTimes"): "InversionTime",
+    Tag("FrameType"): "ImageType",
+    Tag("TemporalPositionIndex"): "TemporalPositionIdentifier",
+    Tag("FrameAcquisitionNumber"): "AcquisitionNumber",
+}  # in functional groups, and the same facts' names in a single-frame image
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +87,21 @@ class SliceHeader:
         return unit
 
 
-def read_headers(path: str, rules: SeriesRules) -> list[SliceHeader]:
-    """A header for each frame of a file.
-
-    Raises:
-        SkipError: the file holds no image that has a place in the patient; says why.
-    """
+def read_headers(path: str, rules: SeriesRules) -> list[SliceHeader] | str:
+    """A header for each frame of a file, or why it holds no image that has a place in the patient."""
     try:
-        with suppress(NotPlainError):
-            return [_plain_header(path, rules)]
-        dataset = read_before_pixels(path, _TAGS)
-        if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
-            raise SkipError("DICOMDIR")
-        frames = _frames(dataset)
-        return [_slice_header(path, index if len(frames) > 1 else None, facts, rules) for index, facts in frames]
-    except SkipError:
-        raise
+        with warnings.catch_warnings(action="ignore"):  # they quote the file
+            with suppress(NotPlainError):
+                return [_plain_header(path, rules)]
+            dataset = read_before_pixels(path, _TAGS)
+            if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+                return "DICOMDIR"
+            frames = _frames(dataset)
+            return [_slice_header(path, index if len(frames) > 1 else None, facts, rules) for index, facts in frames]
+    except SkipError as reason:
+        return str(reason)
     except Exception as error:  # pydicom raises whatever a damaged file provokes, OSError too but without a number
-        raise SkipError("unreadable file" if getattr(error, "errno", None) else "unreadable header") from None
+        return "unreadable file" if getattr(error, "errno", None) else "unreadable header"
 
 
 def _plain_header(path: str, rules: SeriesRules) -> SliceHeader:
@@ -121,7 +109,7 @@ def _plain_header(path: str, rules: SeriesRules) -> SliceHeader:
 
     Raises:
         NotPlainError: the file is to be read by pydicom.
-        SkipError: as `read_headers`.
+        SkipError: it holds no image that has a place in the patient.
     """
     with io.FileIO(path) as file:
         plain = read_plain(file, _WANTED)
@@ -188,13 +176,8 @@ def _split(raw: bytes) -> list[str]:
 
 
 def _group_facts(group: Dataset) -> dict[str, Any]:
-    return {
-        name: item[attribute].value
-        for sequence, names in _FUNCTIONAL_GROUPS.items()
-        for item in (group.get(sequence) or [])[:1]
-        for attribute, name in names.items()
-        if attribute in item
-    }
+    items = [item for sequence in group if sequence.VR == "SQ" for item in sequence.value[:1]]
+    return {_OF_FRAMES[tag]: item[tag].value for item in items for tag in item.keys() & _OF_FRAMES.keys()}
 
 
 def _slice_header(path: str, frame: int | None, facts: dict[str, Any], rules: SeriesRules) -> SliceHeader:
