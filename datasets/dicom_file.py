@@ -26,7 +26,7 @@ _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")  # of files without a pr
 
 
 class SkipError(Exception):
-    """Why a file is left aside; says nothing that the file says."""
+    """Why a file is left aside or its pixels cannot be read; says nothing that identifies a person."""
 
 
 def open_dicom(path: str) -> BinaryIO:

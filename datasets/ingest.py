@@ -4,8 +4,6 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -66,27 +64,22 @@ def ingest(
     if found := _remembered(fingerprint, cache):
         return found
     few = processes is None and len(files) < FEWEST_FILES_FOR_PROCESSES
-    with _unchanging(root), workers(1 if few else processes) as executor:
-        reading = read_series(list(files), executor, rules.series, progress)
-        left_out = ", ".join(f"{count} {reason}" for reason, count in reading.skipped.items())
-        log.info("%d files, %d series; skipped: %s", len(files), len(reading.series), left_out or "none")
-        boxes, undrawn = draw_boxes(table, reading.series)
-        rigid = partial(spread, executor, _register, report=partial(progress, "registrations"))
-        register_pairs = rigid if rules.registration == "rigid" else in_one_frame
-        cohort = build_cohort(reading, boxes, undrawn, leakage=rules.leakage, register=register_pairs)
-        store = build_store(cohort, rules, cache, executor, progress)
+    try:
+        with workers(1 if few else processes) as executor:
+            reading = read_series(list(files), executor, rules.series, progress)
+            left_out = ", ".join(f"{count} {reason}" for reason, count in reading.skipped.items())
+            log.info("%d files, %d series; skipped: %s", len(files), len(reading.series), left_out or "none")
+            boxes, undrawn = draw_boxes(table, reading.series)
+            rigid = partial(spread, executor, _register, report=partial(progress, "registrations"))
+            register_pairs = rigid if rules.registration == "rigid" else in_one_frame
+            cohort = build_cohort(reading, boxes, undrawn, leakage=rules.leakage, register=register_pairs)
+            store = build_store(cohort, rules, cache, executor, progress)
+    except FileNotFoundError as error:  # quotes a path, which may hold a name
+        raise CohortError(f"{root}: files vanished while they were read; start again when nobody moves any") from error
     ingested = Ingested(store, len(files), dict(reading.skipped), len(reading.series))
     if "unreadable file" not in reading.skipped:  # permissions change without a trace in size and time
         _remember(fingerprint, ingested)
     return ingested
-
-
-@contextmanager
-def _unchanging(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:  # quotes a path, which may hold a name
-        raise CohortError(f"{root}: files vanished while they were read; start again when nobody moves any") from error
 
 
 def _fingerprint(root: Path, files: dict[str, tuple[int, int]], annotations: pd.DataFrame, rules: IngestRules) -> str:

@@ -8,9 +8,8 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,20 +41,13 @@ def build_store(cohort: Cohort, rules: IngestRules, cache: Path, executor: Execu
     """
     store = PatchStore.of(cache, _digest(cohort, rules, _content_hashes(cohort, executor, progress)))
     if not store.is_whole():
-        with _naming(store.folder.parent):
+        try:
             _build(store, cohort, rules, executor, progress)
+        except OSError as error:
+            if error.errno is None or error.filename is not None:
+                raise
+            raise OSError(error.errno, error.strerror, str(store.folder.parent)) from error  # writes do not say where
     return store
-
-
-@contextmanager
-def _naming(folder: Path) -> Iterator[None]:
-    """A failed write does not say where it was."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None or error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 def _content_hashes(cohort: Cohort, executor: Executor, progress: Progress) -> list[str]:

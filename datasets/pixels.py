@@ -49,10 +49,6 @@ _WANTED = frozenset(map(int, _TAGS))
 _REASONS = {AttributeError: "image attributes are missing", NotImplementedError: "encoding not supported"}
 
 
-class _DamageError(ValueError):
-    """What is wrong with the pixel data, in words that may be shown."""
-
-
 def read_pixels(header: SliceHeader) -> NDArray[Any]:
     """Image (rows, columns) after rescale slope and intercept or the modality lookup table, 0 where it is padding.
 
@@ -78,7 +74,7 @@ def read_pixels(header: SliceHeader) -> NDArray[Any]:
             syntax = transfer_syntax.name
             stored = _stored_values(file, dataset, transfer_syntax, header)
             pixels = _meaning(stored, dataset, header.frame or 0)
-    except (_DamageError, SkipError) as damage:
+    except SkipError as damage:
         raise ValueError(f"pixel data cannot be decoded ({syntax}, {damage})") from None
     except Exception as error:  # decoders raise whatever a damaged file provokes
         why = _REASONS.get(type(error), type(error).__name__)
@@ -103,7 +99,7 @@ def _transfer_syntax(dataset: Dataset) -> UID:
         little_endian = syntaxes.ImplicitVRLittleEndian if implicit else syntaxes.ExplicitVRLittleEndian
         return little_endian if little else syntaxes.ExplicitVRBigEndian
     if not UID(declared).is_valid:
-        raise _DamageError("malformed transfer syntax UID")
+        raise SkipError("malformed transfer syntax UID")
     return UID(declared)
 
 
@@ -112,9 +108,9 @@ def _stored_values(file: BinaryIO, dataset: Dataset, syntax: UID, header: SliceH
     decoder = get_decoder(syntax)
     bits, stored, frame = int(dataset.BitsAllocated), int(dataset.BitsStored), header.frame or 0
     if (dataset.Rows, dataset.Columns) != (header.rows, header.columns):
-        raise _DamageError(f"{dataset.Rows} rows and {dataset.Columns} columns, not {header.rows} and {header.columns}")
+        raise SkipError(f"{dataset.Rows} rows and {dataset.Columns} columns, not {header.rows} and {header.columns}")
     if bits not in (8, 16) or dataset.get("SamplesPerPixel", 1) != 1:
-        raise _DamageError(f"{bits} bits allocated, or colours")
+        raise SkipError(f"{bits} bits allocated, or colours")
     vr, length = _pixel_element(file, little_endian=syntax.is_little_endian)
     used = int(dataset.get("HighBit", stored - 1)) + 1
     options: dict[str, Any] = as_pixel_options(dataset, pixel_keyword="PixelData", pixel_vr=vr)
@@ -124,16 +120,16 @@ def _stored_values(file: BinaryIO, dataset: Dataset, syntax: UID, header: SliceH
         if syntax in _CODECS:
             return _decoded(encoded, syntax, header, dataset)
         if len(encoded) > MOST_RLE_BYTES:
-            raise _DamageError("run lengths beyond measure")
+            raise SkipError("run lengths beyond measure")
         source = encapsulate([encoded], has_bot=False)
     else:
         size = header.rows * header.columns * bits // 8
         file.seek(frame * size, io.SEEK_CUR)
         source = file.read(size)
         if len(source) < size or length < (frame + 1) * size:
-            raise _DamageError("fewer bytes than the image needs")
+            raise SkipError("fewer bytes than the image needs")
     if not 0 < stored <= used <= bits:
-        raise _DamageError(f"{stored} of {bits} bits stored below bit {used}")
+        raise SkipError(f"{stored} of {bits} bits stored below bit {used}")
     if syntax.is_little_endian and not syntax.is_encapsulated:
         native = np.frombuffer(source, f"<{'ui'[dataset.PixelRepresentation]}{bits // 8}") << bits - used
         native >>= bits - stored
@@ -148,7 +144,7 @@ def _pixel_element(file: BinaryIO, *, little_endian: bool) -> tuple[str, int]:
     order = "<" if little_endian else ">"
     start = file.read(8)
     if len(start) < 8 or struct.unpack(f"{order}HH", start[:4]) != (0x7FE0, 0x0010):
-        raise _DamageError("no pixel data")
+        raise SkipError("no pixel data")
     if start[4:6] in (b"OB", b"OW", b"UN"):
         return start[4:6].decode(), struct.unpack(f"{order}L", file.read(4))[0]
     return "OW", struct.unpack(f"{order}L", start[4:])[0]
@@ -157,17 +153,17 @@ def _pixel_element(file: BinaryIO, *, little_endian: bool) -> tuple[str, int]:
 def _decoded(encoded: bytes, syntax: UID, header: SliceHeader, dataset: Dataset) -> NDArray[np.int32]:
     """The codestream's image (rows, columns), once its own account of its size agrees with the header's."""
     if not encoded.rstrip(b"\0\xff").endswith(_END):
-        raise _DamageError("the codestream is cut off")
+        raise SkipError("the codestream is cut off")
     if syntax in syntaxes.JPEG2000TransferSyntaxes:
         encoded = encoded[max(encoded.find(_JPEG2000_START), 0) :]  # some writers wrap it in JP2 boxes
         precision, *shape = _jpeg2000_size(encoded)
     else:
         precision, *shape = _jpeg_size(encoded)
     if shape != [header.rows, header.columns, 1] or precision > dataset.BitsAllocated:
-        raise _DamageError("the codestream is of another size, depth or colour than the header")
+        raise SkipError("the codestream is of another size, depth or colour than the header")
     pixels: NDArray[np.int32] = _CODECS[syntax](encoded).astype(np.int32) & (1 << precision) - 1
     if pixels.shape != (header.rows, header.columns):
-        raise _DamageError("the codestream holds an image of another size")
+        raise SkipError("the codestream holds an image of another size")
     if dataset.PixelRepresentation:
         pixels -= (pixels >> (precision - 1)) << precision  # the sign
     return pixels
@@ -180,7 +176,7 @@ def _jpeg_size(encoded: bytes) -> tuple[int, ...]:
         if encoded[at + 1] in _FRAME_HEADERS:
             return struct.unpack_from(">BHHB", encoded, at + 4)
         at += 1 if encoded[at + 1] == 0xFF else 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
-    raise _DamageError("no frame header in the codestream")
+    raise SkipError("no frame header in the codestream")
 
 
 def _jpeg2000_size(encoded: bytes) -> tuple[int, ...]:
@@ -190,7 +186,7 @@ def _jpeg2000_size(encoded: bytes) -> tuple[int, ...]:
     )
     tiles = -(-x // tile_width) * -(-y // tile_height)
     if not encoded.startswith(_JPEG2000_START) or tiles > MOST_TILES or step != [1, 1]:
-        raise _DamageError("impossible sizes in the codestream")
+        raise SkipError("impossible sizes in the codestream")
     return (precision & 0x7F) + 1, y - top, x - left, components
 
 

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import hmac
-import os
 import secrets
 import tempfile
 from pathlib import Path
@@ -43,8 +42,8 @@ def _key(file: Path) -> bytes:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as new:
-                new.write(secrets.token_hex(KEY_BYTES) + "\n")
+            file.touch(0o600, exist_ok=False)
+            file.write_text(secrets.token_hex(KEY_BYTES) + "\n")
         key, mode = bytes.fromhex(file.read_text(encoding="ascii")), file.stat().st_mode
     except (OSError, ValueError) as error:
         raise CohortError(f"{file}: no usable key ({type(error).__name__}); restore it, or name a new file") from error
