@@ -73,12 +73,15 @@ def _build(store: PatchStore, cohort: Cohort, rules: IngestRules, executor: Exec
     with tempfile.TemporaryDirectory(prefix=prefix, dir=store.folder.parent) as temporary:
         folder = Path(temporary, "store")
         folder.mkdir()
-        written = _write_patches(folder / "patches.npy", cohort, rules, executor, progress)
+        file = folder / "patches.npy"
+        _new_array(file, (len(cohort.lesions), 6, rules.side, rules.side)).flush()
+        cut = partial(cut_patches, file, rules.widest_context)
+        written = spread(executor, cut, _patients(cohort), partial(progress, "patches"))
         lesions, excluded = _leave_out(cohort, written, rules)
-        _keep_rows(folder / "patches.npy", lesions.index)
+        _keep_rows(file, lesions.index)
         (folder / "cohort.csv").write_text(to_csv(lesions), encoding="utf-8")
         (folder / "excluded.csv").write_text(to_csv(excluded), encoding="utf-8")
-        checksums = {file.name: checksum_of(file) for file in sorted(folder.iterdir())}
+        checksums = {one.name: checksum_of(one) for one in sorted(folder.iterdir())}
         (folder / CHECKSUMS).write_text(json.dumps(checksums))
         try:
             folder.rename(store.folder)
@@ -94,16 +97,6 @@ def _remove_abandoned(parent: Path) -> None:
             os.kill(int(folder.name.split("-")[-2]), 0)
         except ProcessLookupError:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write_patches(
-    file: Path, cohort: Cohort, rules: IngestRules, executor: Executor, progress: Progress
-) -> list[Written]:
-    """Fills the array in parallel, patient by patient."""
-    shape = (len(cohort.lesions), 6, rules.side, rules.side)
-    _new_array(file, shape).flush()
-    cut = partial(cut_patches, file, rules.widest_context)
-    return spread(executor, cut, _patients(cohort), partial(progress, "patches"))
 
 
 def _new_array(file: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.float16]]:
