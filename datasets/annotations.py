@@ -33,10 +33,9 @@ def quoted(text: str, longest: int = 60) -> str:
 def read_annotations(path: Path, labels: Mapping[str, int] = LABELS) -> pd.DataFrame:
     """Reads annotations.csv: all of COLUMNS, text where not a label (int) or coordinate (float, NaN beside a region).
 
-    Values are separated by comma, semicolon or tab, whichever the header has most of. Texts lose surrounding blanks and
-    otherwise stay as they are; patient_id and site are brought to Unicode's normal form C, so that two spellings
-    that look the same are one. A region becomes its path, found from the CSV file's folder. `labels` maps label
-    texts, in any case, to 0 or 1; "0" and "1" need no entry.
+    Texts are as `read_texts` has them, but patient_id and site are brought to Unicode's normal form C, so that two
+    spellings that look the same are one. A region becomes its path, found from the CSV file's folder. `labels` maps
+    label texts, in any case, to 0 or 1; "0" and "1" need no entry.
 
     Raises:
         CohortError: the file, a column or a value cannot be used, or a region's file does not exist.

@@ -44,13 +44,7 @@ CONCAVE = "central_concave_deformity"
 def draw_features(label: int, generator: np.random.Generator) -> dict[str, bool]:
     """The 15 features of one patient (label 1 = malignant), each with its class's frequency in Table 1.
 
-    Features that describe independent things are drawn independently. Three groups exclude each other, and are
-    drawn so that every single frequency stays exactly Table 1's:
-    - the marrow is homogeneous, or shows an oedema band, or a diffuse change, or none of these; a homogeneous
-      marrow has no band, patch, cleft or nodule;
-    - without collapse there is no collapse shape, and the marrow is not homogeneous (else nothing would be abnormal);
-    - a collapsed body is wedged (posterior height preserved), or compressed entirely, or neither; concavity may come
-      with the first two and must with the third.
+    Features are independent, except where two would contradict each other: docs/phantom.md, "Contradictions".
     """
     total = (BENIGN_PATIENTS, MALIGNANT_PATIENTS)[label]
     count = {name: counts[label] for name, counts in TABLE_1.items()}
