@@ -166,13 +166,13 @@ def _shared_content(index: _Index, annotations: pd.DataFrame) -> list[SharedCont
 
 
 def _lesion_row(lesion: _Lesion, t1: Series, index: _Index) -> tuple[Row, tuple[SliceHeader, ...]]:
-    slices, neighbours_note = _slices(t1, lesion)
+    slices, notes = _slices(t1, lesion)
     for header in slices:
         index.require_unambiguous(header.sop_instance_uid)
     box, side = square(lesion.box, lesion.header.pixel_spacing)
-    was_square = max(lesion.box.x_min - box.x_min, lesion.box.y_min - box.y_min) <= SQUARE_TOLERANCE
-    note = "; ".join(filter(None, ("" if was_square else "box made square", neighbours_note)))
-    found = {"t1_series_uid": t1.uid, "t2_series_uid": lesion.t2.uid, "box_side_mm": side, "note": note}
+    if max(lesion.box.x_min - box.x_min, lesion.box.y_min - box.y_min) > SQUARE_TOLERANCE:
+        notes.insert(0, "box made square")
+    found = {"t1_series_uid": t1.uid, "t2_series_uid": lesion.t2.uid, "box_side_mm": side, "note": "; ".join(notes)}
     return lesion.row | found | box._asdict(), slices
 
 
@@ -278,8 +278,8 @@ def _covering_slice(t1: Series, lesion: _Lesion) -> int:
     return place
 
 
-def _slices(t1: Series, lesion: _Lesion) -> tuple[tuple[SliceHeader, ...], str]:
-    """Three T1W slices, three T2W slices and a note.
+def _slices(t1: Series, lesion: _Lesion) -> tuple[tuple[SliceHeader, ...], list[str]]:
+    """Three T1W slices, three T2W slices and notes.
 
     The T1W slices are those nearest to the box's centre in the T2W slices, moved along the T2W normal from slice to
     slice; at the edge of a stack, and at a gap in it, the last slice is repeated.
@@ -298,7 +298,7 @@ def _slices(t1: Series, lesion: _Lesion) -> tuple[tuple[SliceHeader, ...], str]:
         notes.append("T2W edge slice repeated" if edge else "T2W slice repeated at a gap")
     if away > BEYOND_STACK * t1.slice_distance:
         notes.append(f"nearest T1W slice {away:.1f} mm away")
-    return (*(t1.slices[one] for one in t1_places), *(t2.slices[one] for one in t2_places)), "; ".join(notes)
+    return (*(t1.slices[one] for one in t1_places), *(t2.slices[one] for one in t2_places)), notes
 
 
 def _unbroken(series: Series, place: int) -> tuple[int, int]:

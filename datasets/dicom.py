@@ -105,10 +105,7 @@ class Reading:
 
 
 def list_files(root: Path, leave_out: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of change (ns) of every regular file below a folder, sorted, the folder `leave_out` apart.
-
-    Links are followed, each folder once.
-    """
+    """Size and time of change (ns) of every file below a folder but for `leave_out`, sorted; links are followed."""
     found: dict[str, tuple[int, int]] = {}
     folders, seen, unlisted = [os.fspath(root)], {os.path.realpath(leave_out)}, 0
     for folder in folders:
@@ -179,10 +176,10 @@ def group_series(headers: Iterable[SliceHeader]) -> Iterator[Series]:
 
 def _acquisitions(stack: list[SliceHeader]) -> list[Series]:
     """The stack by as few facts of the acquisition as it takes, if any do, for no place to repeat."""
-    for count in range(stack[0].acquisition.count(".") + 2):
-        parts: dict[tuple[str, ...], list[SliceHeader]] = {}
+    for count in range(len(stack[0].acquisition) + 1):
+        parts: dict[tuple[int, ...], list[SliceHeader]] = {}
         for header in stack:
-            parts.setdefault(tuple(header.acquisition.split(".")[:count]), []).append(header)
+            parts.setdefault(header.acquisition[:count], []).append(header)
         series = [_in_order(part) for part in parts.values()]
         if not any(one.has_repeated_positions for one in series):
             return series

@@ -76,7 +76,7 @@ class SliceHeader:
     columns: int
     weighting: Weighting | None
     traits: frozenset[Trait]
-    acquisition: str  # digests of what tells images at one position apart, the most telling first, with dots between
+    acquisition: tuple[int, ...]  # digests of what tells images at one position apart, the most telling first
 
     @property
     def normal(self) -> NDArray[np.float64]:
@@ -91,7 +91,7 @@ def read_headers(path: str, rules: SeriesRules) -> list[SliceHeader] | str:
     """A header for each frame of a file, or why it holds no image that has a place in the patient."""
     try:
         with warnings.catch_warnings(action="ignore"):  # they quote the file
-            with suppress(NotPlainError):
+            with suppress(NotPlainError, ValueError):
                 return [_plain_header(path, rules)]
             dataset = read_before_pixels(path, _TAGS)
             if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
@@ -108,7 +108,7 @@ def _plain_header(path: str, rules: SeriesRules) -> SliceHeader:
     """A slice has its UID and position to itself; the rest is worked out once for all slices that have the same.
 
     Raises:
-        NotPlainError: the file is to be read by pydicom.
+        NotPlainError, ValueError: the file is to be read by pydicom.
         SkipError: it holds no image that has a place in the patient.
     """
     with io.FileIO(path) as file:
@@ -116,14 +116,10 @@ def _plain_header(path: str, rules: SeriesRules) -> SliceHeader:
     uid, position = (_split(plain.value(tag)) for tag in _OF_SLICE)
     if len(uid) > 1 or not _UID.fullmatch(uid[0]) or any(tag in plain.wanted for tag in _GROUP_TAGS):
         raise NotPlainError
-    try:
-        place = _numbers(map(float, position), 3)
-    except ValueError:
-        raise NotPlainError from None
     common = _header_in_common(plain.encoded(without=_OF_SLICE), plain.syntax, rules)
     if isinstance(common, SkipError):
         raise common
-    return replace(common, path=path, sop_instance_uid=uid[0], position=place)
+    return replace(common, path=path, sop_instance_uid=uid[0], position=_numbers(map(float, position), 3))
 
 
 @lru_cache(64)
@@ -208,8 +204,8 @@ def _slice_header(path: str, frame: int | None, facts: dict[str, Any], rules: Se
             _agent(facts),
             inversion_time if _is_inversion_recovery(facts) else None,
         ),
-        acquisition=".".join(
-            f"{zlib.crc32(repr(fact).encode()):08x}"
+        acquisition=tuple(
+            zlib.crc32(repr(fact).encode())
             for fact in (image_types, echo_time, inversion_time, *(_texts(facts[name]) for name in _REPETITION))
         ),
     )

@@ -41,7 +41,7 @@ def header_of(stack: Stack, index: int) -> SliceHeader:
         columns=stack.columns,
         weighting=None,
         traits=frozenset(),
-        acquisition="",
+        acquisition=(),
     )
 
 

@@ -119,7 +119,7 @@ def test_every_frame_of_a_real_multi_frame_image_is_read_alone(name: str) -> Non
     expected = by_simpleitk(path)
     assert expected.shape == (10, 64, 64)
     header = SliceHeader(
-        path, 0, "1#1", "1", "1", "1", (0, 0, 0), (1, 0, 0, 0, 1, 0), (1, 1), 64, 64, None, frozenset(), ""
+        path, 0, "1#1", "1", "1", "1", (0, 0, 0), (1, 0, 0, 0, 1, 0), (1, 1), 64, 64, None, frozenset(), ()
     )
     for frame in range(10):
         np.testing.assert_array_equal(read_pixels(replace(header, frame=frame)), expected[frame])
