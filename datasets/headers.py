@@ -172,7 +172,8 @@ def _split(raw: bytes) -> list[str]:
 
 
 def _group_facts(group: Dataset) -> dict[str, Any]:
-    items = [item for sequence in group if sequence.VR == "SQ" for item in sequence.value[:1]]
+    sequences = [element.value for element in group if element.VR == "SQ" and not element.is_private]
+    items = [item for sequence in sequences for item in sequence[:1]]
     return {_OF_FRAMES[tag]: item[tag].value for item in items for tag in item.keys() & _OF_FRAMES.keys()}
 
 

@@ -103,3 +103,12 @@ def test_inversion_recovery_of_a_multi_frame_image_suppresses_fat_as_in_single_f
     dataset.SharedFunctionalGroupsSequence[0].MRModifierSequence = [modifier]
     dataset.save_as(tmp_path / "image", enforce_file_format=True)
     assert series_in(tmp_path)[0].traits == {"fat-suppressed"}
+
+
+def test_what_a_vendor_writes_beside_a_frames_facts_does_not_count(tmp_path: Path) -> None:
+    dataset, vendors = enhanced_dataset(study(1)[0]), Dataset()
+    vendors.ImagePositionPatient = [0, 0, 0]
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        group.private_block(0x2005, "Vendor MR", create=True).add_new(0x0F, "SQ", [vendors])
+    dataset.save_as(tmp_path / "image", enforce_file_format=True)
+    assert not series_in(tmp_path)[0].has_repeated_positions
