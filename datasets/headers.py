@@ -186,7 +186,7 @@ def _slice_header(path: str, frame: int | None, facts: dict[str, Any], rules: Se
     description = str(facts["SeriesDescription"] or facts["ProtocolName"] or "")[:LONGEST_DESCRIPTION]
     image_types = _texts(facts["ImageType"])[2:]
     echo_time, inversion_time = (_number(facts[name]) for name in ("EchoTime", "InversionTime"))
-    spin_echo = _is_spin_echo(facts)
+    times = (_number(facts["RepetitionTime"]), echo_time) if _is_spin_echo(facts) else (None, None)
     return SliceHeader(
         path=path,
         frame=frame,
@@ -197,9 +197,7 @@ def _slice_header(path: str, frame: int | None, facts: dict[str, Any], rules: Se
         rows=int(facts["Rows"]),
         columns=int(facts["Columns"]),
         **_place(facts),
-        weighting=rules.weighting(
-            _number(facts["RepetitionTime"]) if spin_echo else None, echo_time if spin_echo else None, description
-        ),
+        weighting=rules.weighting(*times, description),
         traits=rules.traits(
             " ".join([description, *_texts(facts["ScanOptions"]), *image_types, *_suppression(facts)]),
             _agent(facts),

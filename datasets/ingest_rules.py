@@ -25,8 +25,3 @@ class IngestRules(BaseModel):
     pseudonyms: bool = False
     pseudonym_key: Path = Path("pseudonyms.key")
     series: SeriesRules
-
-    @property
-    def side(self) -> int:
-        """Pixels a side of a stored patch."""
-        return round(self.widest_context * self.pixels_per_box)

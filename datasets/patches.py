@@ -73,8 +73,8 @@ def _build(store: PatchStore, cohort: Cohort, rules: IngestRules, executor: Exec
     with tempfile.TemporaryDirectory(prefix=prefix, dir=store.folder.parent) as temporary:
         folder = Path(temporary, "store")
         folder.mkdir()
-        file = folder / "patches.npy"
-        _new_array(file, (len(cohort.lesions), 6, rules.side, rules.side)).flush()
+        file, side = folder / "patches.npy", round(rules.widest_context * rules.pixels_per_box)
+        _new_array(file, (len(cohort.lesions), 6, side, side)).flush()
         cut = partial(cut_patches, file, rules.widest_context)
         written = spread(executor, cut, _patients(cohort), partial(progress, "patches"))
         lesions, excluded = _leave_out(cohort, written, rules)

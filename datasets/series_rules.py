@@ -28,9 +28,6 @@ class WeightingRule(BaseModel):
     echo_time: tuple[Milliseconds, Milliseconds]
     description: re.Pattern[str]
 
-    def holds(self, repetition_time: float | None, echo_time: float | None) -> bool:
-        return _within(repetition_time, self.repetition_time) and _within(echo_time, self.echo_time)
-
 
 class SeriesRules(BaseModel):
     """conf/data holds values that suit 1.5 T and 3 T; the patterns are searched for in the lower-case description.
@@ -55,7 +52,7 @@ class SeriesRules(BaseModel):
             return None
         rules: dict[Weighting, WeightingRule] = {"T1W": self.t1w, "T2W": self.t2w}
         for weighting, rule in rules.items():
-            if rule.holds(repetition_time, echo_time):
+            if _within(repetition_time, rule.repetition_time) and _within(echo_time, rule.echo_time):
                 return weighting
         described = [weighting for weighting, rule in rules.items() if rule.description.search(description)]
         return described[0] if len(described) == 1 else None
