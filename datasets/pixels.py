@@ -7,7 +7,6 @@ import io
 import struct
 import warnings
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import imagecodecs
@@ -33,7 +32,6 @@ _CODECS = {
     **dict.fromkeys(syntaxes.JPEG2000TransferSyntaxes, imagecodecs.jpeg2k_decode),
 }
 MOST_RLE_BYTES = 5 << 19  # of a frame; each may become 64
-MOST_IN_MEMORY = 2**24  # bytes of a file; of larger ones only the frame is read
 MOST_TILES = 1024  # of a JPEG 2000 image; each costs a decoder several kilobytes
 _FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF markers of JPEG and JPEG-LS
 _JPEG2000_START, _END = b"\xff\x4f\xff\x51", b"\xff\xd9"
@@ -66,9 +64,7 @@ def read_pixels(header: SliceHeader) -> NDArray[Any]:
                 file: BinaryIO | io.FileIO = opened.enter_context(io.FileIO(header.path))
                 dataset, transfer_syntax = _read_native(file)
             except NotPlainError:
-                whole = opened.enter_context(open_dicom(header.path))
-                # In memory, asking for more bytes than there are, as false lengths do, reserves none.
-                file = whole if Path(header.path).stat().st_size > MOST_IN_MEMORY else io.BytesIO(whole.read())
+                file = opened.enter_context(open_dicom(header.path))
                 dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
                 transfer_syntax = _transfer_syntax(dataset)
             syntax = transfer_syntax.name
