@@ -87,6 +87,15 @@ def test_what_was_written_is_read(syntax: UID, allocated: int, bits: int, signed
         np.testing.assert_array_equal(pixels, by_simpleitk(path)[0])
 
 
+@pytest.mark.parametrize("syntax", NATIVE, ids=lambda syntax: syntax.keyword)
+def test_an_odd_number_of_bytes_is_read(syntax: UID, tmp_path: Path) -> None:
+    stored, tags = RAMP[:-1, :-1] // 16, {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
+    assert stored.size % 2
+    path = written(tmp_path, stored, syntax, Rows=stored.shape[0], Columns=stored.shape[1], **tags)
+    np.testing.assert_array_equal(read_pixels(one_header(tmp_path)), stored)
+    np.testing.assert_array_equal(by_simpleitk(path)[0], stored)
+
+
 def test_a_high_throughput_jpeg_2000_is_read(tmp_path: Path) -> None:
     path = written(tmp_path)
     dataset = pydicom.dcmread(path)
