@@ -13,7 +13,6 @@ from scipy.special import expit, logit, ndtri
 from sweep.patient_metrics import Array, Estimate, wilson
 
 SATURATED = 1e-6  # probabilities of 0 and 1 have no logit: they count as this far from it
-NO_ESTIMATE = Estimate(float("nan"), float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -64,13 +63,13 @@ def calibration(label: Array, probability: Array) -> Calibration:
     likelihood. Neither exists with one class; the slope also not where the classes are separated or p constant.
     """
     if len(np.unique(label)) < 2:
-        return Calibration(NO_ESTIMATE, NO_ESTIMATE)
+        return Calibration(Estimate(), Estimate())
     x = logit(np.clip(probability, SATURATED, 1 - SATURATED))
     ones = np.ones((len(x), 1))
     intercept = _last_coefficient(label, ones, x)
     benign, malignant = x[label == 0], x[label == 1]
     if benign.max() <= malignant.min() or malignant.max() <= benign.min():
-        return Calibration(intercept, NO_ESTIMATE)
+        return Calibration(intercept, Estimate())
     return Calibration(intercept, _last_coefficient(label, np.c_[ones, x], np.zeros(len(x))))
 
 

@@ -13,16 +13,8 @@ from scipy.stats import binom, chi2, false_discovery_control, rankdata
 from scipy.stats import fisher_exact as scipy_fisher_exact
 from scipy.stats.contingency import odds_ratio
 
-from sweep.patient_metrics import (
-    Array,
-    Estimate,
-    auc_interval,
-    delong_variance,
-    fold_placements,
-    within_fold_error,
-)
-
-NAN = float("nan")
+from sweep import patient_metrics
+from sweep.patient_metrics import NAN, Array, Estimate, fold_placements
 
 
 @dataclass(frozen=True)
@@ -98,9 +90,10 @@ def paired_mean_of_folds(label: Array, first: Array, second: Array, fold: Array)
 def _compare(label: Array, first: Array, second: Array, fold: Array, normal: bool) -> AucComparison:
     folds = [fold_placements(label, score, fold) for score in (first, second)]
     if not folds[0]:
-        return AucComparison(NAN, NAN, Estimate(NAN, NAN, NAN), NAN)
-    values = [float(np.mean([malignant.mean() for malignant, _ in placed])) for placed in folds]
-    error, freedom = within_fold_error([(m1 - m2, b1 - b2) for (m1, b1), (m2, b2) in zip(*folds, strict=True)])
+        return AucComparison(NAN, NAN, Estimate(), NAN)
+    values = [float(np.mean([malignant.mean() for malignant, _ in of_score])) for of_score in folds]
+    placed = [(m1 - m2, b1 - b2) for (m1, b1), (m2, b2) in zip(*folds, strict=True)]
+    error, freedom = patient_metrics.within_fold_error(placed)
     freedom = np.inf if normal else freedom
     difference = values[0] - values[1]
     half = float(stdtrit(freedom, 0.975) * error)
@@ -116,10 +109,10 @@ def fisher_exact(first_with: int, first_all: int, second_with: int, second_all: 
     A feature that all have or nobody leaves p = 1 and no odds ratio; a group of nobody leaves no p either.
     """
     if not (first_all and second_all):
-        return FisherTest(NAN, NAN, Estimate(NAN, NAN, NAN))
+        return FisherTest(NAN, NAN, Estimate())
     table = np.array([[first_with, first_all - first_with], [second_with, second_all - second_with]])
     if not table.sum(axis=0).all():
-        return FisherTest(1.0, NAN, Estimate(NAN, NAN, NAN))
+        return FisherTest(1.0, NAN, Estimate())
     conditional, sample = odds_ratio(table), odds_ratio(table, kind="sample").statistic
     interval = conditional.confidence_interval()
     estimate = Estimate(float(conditional.statistic), float(interval.low), float(interval.high))
@@ -158,12 +151,10 @@ def permutation_test(label: Array, score: Array, fold: Array, permutations: int 
     if not (observed := [malignant.mean() for malignant, _ in fold_placements(label, score, fold)]):
         return NAN
     random, dealt = np.random.default_rng(seed), np.zeros(permutations)
-    for number in np.unique(fold):
-        inside = fold == number
+    for inside in patient_metrics.folds_with_both_classes(label, fold):
         m, n = (label[inside] == 1).sum(), (label[inside] == 0).sum()
-        if m and n:
-            ranks = random.permuted(np.tile(rankdata(score[inside]), (permutations, 1)), axis=1)
-            dealt += (ranks[:, :m].sum(axis=1) - m * (m + 1) / 2) / (m * n) / len(observed)
+        ranks = random.permuted(np.tile(rankdata(score[inside]), (permutations, 1)), axis=1)
+        dealt += (ranks[:, :m].sum(axis=1) - m * (m + 1) / 2) / (m * n) / len(observed)
     reached = np.count_nonzero(dealt >= np.mean(observed) - 1e-12)
     return float((1 + reached) / (1 + permutations))
 
@@ -178,8 +169,8 @@ def auc_heterogeneity(label: Array, score: Array, site: Array) -> Heterogeneity:
     aucs, variances = {}, {}
     for name in np.unique(site):
         inside = site == name
-        aucs[str(name)] = auc_interval(label[inside], score[inside])
-        variances[str(name)] = delong_variance(label[inside], score[inside])
+        aucs[str(name)] = patient_metrics.auc_interval(label[inside], score[inside])
+        variances[str(name)] = patient_metrics.delong_variance(label[inside], score[inside])
     used = [name for name, variance in variances.items() if variance > 0]
     left_out = tuple(name for name in aucs if name not in used)
     freedom = len(used) - 1

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from sweep.patient_metrics import Array, Estimate
+from sweep.patient_metrics import Array, Estimate, folds_with_both_classes
 from sweep.selection_bias import bbc_cv, draw_patients, percentile_estimate
 
 MOST_MODELS = 24  # 16 million subsets: half a minute
 MOST_CORRECTED = 12  # models whose subsets are all searched in every resample: 4095 subsets, ten seconds
 MOST_GREEDY = 50_000  # models times patients for which the greedy search is repeated in every resample
 ROUNDS = 25  # of the greedy search
-NO_ESTIMATE = Estimate(float("nan"), float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def compare_ensembles(
 def best_subset(label: Array, probability: Array, fold: Array, resamples: int = 1000, seed: int = 0) -> Ensemble:
     """The best of all 2^n - 1 subsets; of equals the first mask. Corrected by BBC-CV up to MOST_CORRECTED models."""
     aucs = subset_aucs(label, probability, fold)
-    corrected = NO_ESTIMATE
+    corrected = Estimate()
     if len(probability) <= MOST_CORRECTED:
         sizes = np.bitwise_count(np.arange(1, len(aucs) + 1))
         averages = _subset_sums(probability)[1:] / sizes[:, None]
@@ -97,11 +96,10 @@ def row_aucs(label: Array, score: Array, fold: Array) -> Array:
     if not (score >= 0).all():
         raise ValueError("ensembles average probabilities: give numbers from 0 to 1 for every patient and model")
     aucs = []
-    for number in np.unique(fold):
-        malignant, ranks = label[fold == number] == 1, rankdata(score[:, fold == number], axis=1)
+    for inside in folds_with_both_classes(label, fold):
+        malignant, ranks = label[inside] == 1, rankdata(score[:, inside], axis=1)
         m, n = int(malignant.sum()), int((~malignant).sum())
-        if m and n:
-            aucs.append((ranks[:, malignant].sum(axis=1) - m * (m + 1) / 2) / (m * n))
+        aucs.append((ranks[:, malignant].sum(axis=1) - m * (m + 1) / 2) / (m * n))
     return np.mean(aucs, axis=0) if aucs else np.full(len(score), np.nan)
 
 
@@ -116,7 +114,7 @@ def greedy_ensemble(label: Array, probability: Array, fold: Array, resamples: in
         average = probability[chosen][:, left_out].mean(axis=0, keepdims=True)
         estimates.append(float(row_aucs(label[left_out], average, fold[left_out])[0]))
     auc = row_aucs(label, probability[list(models)].mean(axis=0, keepdims=True), fold)[0]
-    return Ensemble(models, float(auc), percentile_estimate(np.array(estimates)) if estimates else NO_ESTIMATE)
+    return Ensemble(models, float(auc), percentile_estimate(np.array(estimates)) if estimates else Estimate())
 
 
 def greedy_models(label: Array, probability: Array, fold: Array) -> tuple[int, ...]:

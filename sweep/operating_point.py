@@ -4,10 +4,9 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats.contingency import relative_risk
 
-from sweep.patient_metrics import Array, Estimate, roc_points, wilson
+from sweep.patient_metrics import NAN, Array, Estimate, roc_points, wilson
 
 SAME = 1e-9  # rates closer than this are equal but for rounding
-NAN = float("nan")
 
 
 def choose_threshold(label: Array, score: Array, sensitivity: float | None = None) -> float:
@@ -54,11 +53,11 @@ def measures(tp: int, tn: int, fp: int, fn: int) -> dict[str, Estimate]:
 
 def _likelihood_ratio(malignant: int, all_malignant: int, benign: int, all_benign: int) -> Estimate:
     if not (all_malignant and all_benign):
-        return Estimate(NAN, NAN, NAN)
+        return Estimate()
     ratio = relative_risk(malignant, all_malignant, benign, all_benign)
     low, high = ratio.confidence_interval()
     value = float(ratio.relative_risk)
-    return Estimate(value, float(low), float(high)) if 0 < low < high < np.inf else Estimate(value, NAN, NAN)
+    return Estimate(value, float(low), float(high)) if 0 < low < high < np.inf else Estimate(value)
 
 
 def _matthews(tp: int, tn: int, fp: int, fn: int) -> Estimate:
@@ -67,11 +66,11 @@ def _matthews(tp: int, tn: int, fp: int, fn: int) -> Estimate:
     label, call = ((tp + fn, tn + fp), (tp + fp, tn + fn))
     scale = np.sqrt(float(label[0] * label[1]) * float(call[0] * call[1]))
     if not scale > 0:
-        return Estimate(NAN, NAN, NAN)
+        return Estimate()
     phi = (tp * tn - fp * fn) / scale
     a, b = ((of[0] - of[1]) / np.sqrt(of[0] * of[1]) for of in (label, call))
     variance = (1 - phi**2 + phi * (1 + phi**2 / 2) * a * b - 0.75 * phi**2 * (a**2 + b**2)) / total
     if not (abs(phi) < 1 and variance > 0):
-        return Estimate(float(phi), NAN, NAN)
+        return Estimate(float(phi))
     half = ndtri(0.975) * np.sqrt(variance) / (1 - phi**2)
     return Estimate(float(phi), float(np.tanh(np.arctanh(phi) - half)), float(np.tanh(np.arctanh(phi) + half)))

@@ -4,6 +4,7 @@ Everywhere `label` is (N,) with 1 = malignant and 0 = benign, `score` is (N,) wi
 and `fold` is (N,) with the number of the fold that held the patient out. Order does not matter.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,27 +16,25 @@ from scipy.stats import binomtest, rankdata
 Array = NDArray[Any]
 THRESHOLD = 0.5  # the study's: a patient with probability >= 0.5 is called malignant
 DEALS = 500  # of the patients to folds anew
+NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its two-sided 95 % interval; `low` and `high` are nan where none can be estimated."""
+    """A figure with its two-sided 95 % interval; nan is what cannot be estimated."""
 
-    value: float
-    low: float
-    high: float
+    value: float = NAN
+    low: float = NAN
+    high: float = NAN
 
 
 @dataclass(frozen=True)
-class FoldMean:
+class FoldMean(Estimate):
     """Mean of the folds' AUCs. `undefined` folds hold one class: they have no AUC and no part in the mean."""
 
-    value: float
-    sd: float
-    low: float
-    high: float
-    influence_curve: Estimate
-    undefined: tuple[int, ...]
+    sd: float = NAN
+    influence_curve: Estimate = Estimate()
+    undefined: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,16 +68,14 @@ def placements(label: Array, score: Array) -> tuple[Array, Array]:
 
 def auc(label: Array, score: Array) -> float:
     """Area under the ROC curve: Mann-Whitney's probability, ties a half. nan with one class only."""
-    if len(np.unique(label)) < 2:
-        return float("nan")
-    return float(placements(label, score)[0].mean())
+    return float(placements(label, score)[0].mean()) if len(np.unique(label)) == 2 else NAN
 
 
 def delong_variance(label: Array, score: Array) -> float:
     """Variance of the AUC (DeLong et al. 1988, by Sun & Xu 2014); nan with fewer than two of a class."""
     components = placements(label, score)
     if min(map(len, components)) < 2:
-        return float("nan")
+        return NAN
     return float(sum(component.var(ddof=1) / len(component) for component in components))
 
 
@@ -96,15 +93,15 @@ def interval_on_scale(value: float, variance: float, scale: str = "plain") -> Es
     if scale == "logit" and 0 < value < 1 and error > 0:
         half = ndtri(0.975) * error / (value * (1 - value))
         return Estimate(value, float(expit(logit(value) - half)), float(expit(logit(value) + half)))
-    return Estimate(value, *_plain_interval(value, error if scale == "plain" else 0.0))
+    return _plain_interval(value, error if scale == "plain" else 0.0)
 
 
-def _plain_interval(value: float, error: float, freedom: float = float("inf")) -> tuple[float, float]:
-    """Student's t with that freedom, cut off at 0 and 1; nan without an error to go by."""
+def _plain_interval(value: float, error: float, freedom: float = np.inf) -> Estimate:
+    """Student's t with that freedom, cut off at 0 and 1; no interval without an error to go by."""
     if not error > 0:
-        return float("nan"), float("nan")
+        return Estimate(value)
     half = float(stdtrit(freedom, 0.975) * error)
-    return max(0.0, value - half), min(1.0, value + half)
+    return Estimate(value, max(0.0, value - half), min(1.0, value + half))
 
 
 def average_precision(label: Array, score: Array) -> float:
@@ -114,7 +111,7 @@ def average_precision(label: Array, score: Array) -> float:
     """
     from sklearn.metrics import average_precision_score  # slow to import, and the search loop needs only the AUC
 
-    return float(average_precision_score(label, score)) if len(np.unique(label)) == 2 else float("nan")
+    return float(average_precision_score(label, score)) if len(np.unique(label)) == 2 else NAN
 
 
 def fold_aucs(label: Array, score: Array, fold: Array) -> dict[int, float]:
@@ -131,19 +128,23 @@ def mean_of_folds(label: Array, score: Array, fold: Array) -> FoldMean:
     al. 2015 (doi 10.1214/15-EJS1035), which docs/measurements.md shows to be too narrow for small folds.
     """
     undefined = tuple(int(number) for number in np.unique(fold) if len(np.unique(label[fold == number])) < 2)
-    placed = fold_placements(label, score, fold)
-    if not placed:
-        return FoldMean(np.nan, np.nan, np.nan, np.nan, Estimate(np.nan, np.nan, np.nan), undefined)
+    if not (placed := fold_placements(label, score, fold)):
+        return FoldMean(undefined=undefined)
     aucs = np.array([malignant.mean() for malignant, _ in placed])
-    mean, sd = float(aucs.mean()), float(aucs.std(ddof=1)) if len(aucs) > 1 else float("nan")
-    curve = Estimate(mean, *_plain_interval(mean, _influence_error(placed)))
-    return FoldMean(mean, sd, *_plain_interval(mean, *within_fold_error(placed)), curve, undefined)
+    mean, sd = float(aucs.mean()), float(aucs.std(ddof=1)) if len(aucs) > 1 else NAN
+    curve, own = _plain_interval(mean, _influence_error(placed)), _plain_interval(mean, *within_fold_error(placed))
+    return FoldMean(mean, own.low, own.high, sd, curve, undefined)
+
+
+def folds_with_both_classes(label: Array, fold: Array) -> Iterator[Array]:
+    """(N,) of bool, who is inside, for each such fold in the order of their numbers."""
+    folds = (fold == number for number in np.unique(fold))
+    return (inside for inside in folds if len(np.unique(label[inside])) == 2)
 
 
 def fold_placements(label: Array, score: Array, fold: Array) -> list[tuple[Array, Array]]:
-    """Placements within every fold that holds both classes, in the order of the folds' numbers."""
-    folds = (fold == number for number in np.unique(fold))
-    return [placements(label[inside], score[inside]) for inside in folds if len(np.unique(label[inside])) == 2]
+    """Placements within every fold that holds both classes."""
+    return [placements(label[inside], score[inside]) for inside in folds_with_both_classes(label, fold)]
 
 
 def within_fold_error(placed: list[tuple[Array, Array]]) -> tuple[float, float]:
@@ -164,7 +165,7 @@ def within_fold_error(placed: list[tuple[Array, Array]]) -> tuple[float, float]:
         parts.append((squares / freedom * np.mean(1 / sizes) / len(sizes) if freedom else np.nan, freedom))
     variance = sum(part for part, _ in parts)
     if not variance > 0:
-        return float("nan"), float("nan")
+        return NAN, NAN
     return float(np.sqrt(variance)), float(variance**2 / sum(part**2 / freedom for part, freedom in parts))
 
 
@@ -173,12 +174,10 @@ def _influence_error(placed: list[tuple[Array, Array]]) -> float:
 
     A patient's influence is (placement - AUC of the fold) / share of the patient's class among all N.
     """
-    of_class = [sum(len(values) for values in values_of_class) for values_of_class in zip(*placed, strict=True)]
+    of_class = [sum(map(len, values)) for values in zip(*placed, strict=True)]
+    factors = [sum(of_class) / count for count in of_class]
     squares = [
-        np.mean(
-            np.concatenate([(values - values.mean()) * sum(of_class) / of_class[i] for i, values in enumerate(pair)])
-            ** 2
-        )
+        np.mean(np.concatenate([factor * (of - of.mean()) for factor, of in zip(factors, pair, strict=True)]) ** 2)
         for pair in placed
     ]
     return float(np.sqrt(np.mean(squares) / sum(of_class)))
@@ -196,7 +195,7 @@ def fold_shift(label: Array, score: Array, fold: Array, seed: int = 0) -> FoldSh
     difference = mean_of_folds(label, score, fold).value - auc(label, score)
     malignant, benign = label == 1, label == 0
     if min(malignant.sum(), benign.sum()) < 2:
-        return FoldShift(difference, float("nan"), float("nan"))
+        return FoldShift(difference, NAN, NAN)
     ranked_right = (np.sign(score[malignant][:, None] - score[benign]) + 1) / 2
     random = np.random.default_rng(seed)
     rows, columns = (random.permuted(np.tile(fold[kind], (DEALS, 1)), axis=1) for kind in (malignant, benign))
@@ -222,10 +221,9 @@ def mean_roc_points(label: Array, score: Array, fold: Array) -> tuple[Array, Arr
     Each rate stands twice, before and after the curves' jumps there. Folds with one class are left out; nan without
     another.
     """
-    folds = [number for number in np.unique(fold) if len(np.unique(label[fold == number])) == 2]
-    if not folds:
+    curves = [roc_points(label[inside], score[inside]) for inside in folds_with_both_classes(label, fold)]
+    if not curves:
         return np.array([0.0, 1.0]), np.full(2, np.nan)
-    curves = [roc_points(label[fold == number], score[fold == number]) for number in folds]
     rate = np.unique(np.concatenate([false_positive for false_positive, _ in curves]))
     after = np.mean([np.interp(rate, x, y) for x, y in curves], axis=0)
     before = np.mean([np.interp(-rate, -x[::-1], y[::-1]) for x, y in curves], axis=0)
@@ -241,6 +239,6 @@ def outcomes(label: Array, score: Array, threshold: float | Array = THRESHOLD) -
 def wilson(successes: int, total: int) -> Estimate:
     """A proportion with Wilson's interval; all nan where there is nobody to count."""
     if total == 0:
-        return Estimate(float("nan"), float("nan"), float("nan"))
+        return Estimate()
     interval = binomtest(successes, total).proportion_ci(method="wilson")
     return Estimate(successes / total, float(interval.low), float(interval.high))

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from sweep.patient_metrics import Array, Estimate, auc, interval_on_scale, placements
+from sweep.patient_metrics import NAN, Array, Estimate, auc, interval_on_scale, placements
 
 Rule = Literal["max", "mean", "top_mean", "noisy_or"]
 
@@ -40,7 +40,7 @@ def clustered_variance(label: Array, score: Array, patient: Array) -> float:
     codes = code[label == 1], code[label == 0]
     clusters = [len(np.unique(of_class)) for of_class in codes]
     if min(clusters) < 2:
-        return float("nan")
+        return NAN
     sums = [
         np.bincount(of_class, values - values.mean(), len(identity)) / len(values)
         for of_class, values in zip(codes, components, strict=True)

@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from sweep.patient_metrics import auc, fold_aucs, roc_points
+from sweep.patient_metrics import auc, folds_with_both_classes, roc_points
 from sweep.predictions import arrays
 
 CURVES = ("train_loss", "inner_loss", "inner_auc")
@@ -91,9 +91,8 @@ def roc_picture(patients: pd.DataFrame, title: str) -> Summary:
     axes.set(xlabel="1 - specificity", ylabel="sensitivity")
     label, score, fold = arrays(patients)
     thin: dict[str, Any] = {"color": "tab:blue", "linewidth": 1, "alpha": 0.4}
-    for number, fold_auc in fold_aucs(label, score, fold).items():
-        if not isnan(fold_auc):
-            axes.plot(*roc_points(label[fold == number], score[fold == number]), **thin)
+    for inside in folds_with_both_classes(label, fold):
+        axes.plot(*roc_points(label[inside], score[inside]), **thin)
     axes.plot([], [], **thin, label="folds")
     axes.plot(*roc_points(label, score), color="tab:blue", linewidth=2.5, label=f"pooled, AUC {auc(label, score):.3f}")
     axes.plot((0, 1), (0, 1), color="grey", linestyle="--", label="chance")

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from rich.table import Table
 
@@ -21,7 +20,6 @@ from sweep.report.tables import RunFolderError, RunTables, read_run
 from sweep.selection_bias import bbc_cv, percentile_estimate
 
 KEPT = ["label", "fold", "probability", "call"]
-NONE = Estimate(np.nan, np.nan, np.nan)
 
 
 def compare_runs(first: Path, second: Path, folder: Path, common: bool = False) -> dict[str, Any]:
@@ -99,14 +97,14 @@ def _calls(patients: list[pd.DataFrame]) -> Iterator[dict[str, Any]]:
     for name, inside in (("sensitivity", label == 1), ("specificity", label == 0), ("accuracy", label >= 0)):
         shares = [patient_metrics.wilson(int(calls[inside].sum()), int(inside.sum())) for calls in right]
         only = [int((inside & one & ~other).sum()) for one, other in (right, right[::-1])]
-        test, difference = comparison.mcnemar(*only), Estimate(shares[0].value - shares[1].value, np.nan, np.nan)
+        test, difference = comparison.mcnemar(*only), Estimate(shares[0].value - shares[1].value)
         more = {"only_first_right": only[0], "only_second_right": only[1], "mid_p": test.mid_p}
         yield _row(name, shares, difference, p=test.exact, **more)
 
 
 def _row(measure: str, values: Sequence[Any], difference: Estimate | None = None, **more: float) -> dict[str, Any]:
     first, second = ({"value": one.value, "low": one.low, "high": one.high} for one in values)
-    row = {"measure": measure, "first": first, "second": second, "difference": asdict(difference or NONE)}
+    row = {"measure": measure, "first": first, "second": second, "difference": asdict(difference or Estimate())}
     return row | dict.fromkeys(("only_first_right", "only_second_right", "p", "mid_p")) | more
 
 

@@ -22,13 +22,11 @@ UNNAMED = {"showlegend": False, "hoverinfo": "skip"}
 def roc(patients: pd.DataFrame, band: list[dict[str, Any]]) -> Figure:
     """ROC curve of every fold, their vertical mean with its band, the pooled curve and the point of the calls."""
     label, score, fold = predictions.arrays(patients)
-    aucs = patient_metrics.fold_aucs(label, score, fold)
-    defined = [number for number, value in aucs.items() if not np.isnan(value)]
     curves = [_line([0, 1], [0, 1], "chance", FAINT) | UNNAMED]
-    for number in defined:
-        points = patient_metrics.roc_points(label[fold == number], score[fold == number])
-        curves.append(_line(*points, f"fold {number}", {"color": "--thin", "width": 1.2}) | {"showlegend": False})
-    if defined:
+    for inside in patient_metrics.folds_with_both_classes(label, fold):
+        points, name = patient_metrics.roc_points(label[inside], score[inside]), f"fold {fold[inside][0]}"
+        curves.append(_line(*points, name, {"color": "--thin", "width": 1.2}) | {"showlegend": False})
+    if len(curves) > 1:
         mean = patient_metrics.mean_roc_points(label, score, fold)
         curves += [*_band(band), _line(*mean, "mean of folds", {"color": "--accent", "width": 3})]
     if len(np.unique(label)) == 2:
