@@ -1,9 +1,8 @@
 """Which models to average? All subsets, a greedy search, or simply all; each beside what its selection flatters it by.
 
 Everywhere `label` (N,) and `fold` (N,) are those of sweep.patient_metrics, and `probability` (n, N) holds the
-out-of-fold probabilities of n models, configurations or backbones, a row each. An ensemble's probability is the
-average of its members'; it is judged by the mean of the folds' AUCs, or by the pooled AUC where all patients are
-given one fold. A set of models is a bit mask: model i belongs to subset m if bit i of m is set.
+out-of-fold probabilities of n models. An ensemble averages them, and is judged by the mean of the folds' AUCs, or the
+pooled AUC where all patients are given one fold. A set of models is a bit mask: bit i of m is set if it holds model i.
 """
 
 from dataclasses import dataclass

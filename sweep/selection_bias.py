@@ -14,9 +14,8 @@ import numpy as np
 from sweep.patient_metrics import Array, Estimate
 
 DRAWS = 100  # times that resamples without a score are drawn again
-PRIOR_FOLDS = (
-    2.0  # weight of "no better than the others" against folds done; 1, 2, 5 and 10 were tried in simulated races
-)
+# Weight of "no better than the others" against folds done; 1, 2, 5 and 10 were tried in simulated races.
+PRIOR_FOLDS = 2.0
 ROUNDS = 15  # of the two-way fit
 
 
@@ -39,16 +38,13 @@ class SelectedBest:
 def bbc_cv(label: Array, score: Array, fold: Array, resamples: int = 1000, seed: int = 0) -> SelectedBest:
     """Select in every resample of the patients, score the selected on the patients left out; the mean is the estimate.
 
-    Selection sees the patients drawn, with their multiplicity; of equals the first configuration wins. The interval
-    holds the middle 95 % of the resamples' scores. A resample scores about 37 % of the patients, so the
-    interval errs on the wide side; the estimate errs on the low side where configurations differ much, since a
-    resample has 63 % of the patients to choose by.
+    Selection sees the patients drawn, with their multiplicity; of equals the first configuration wins. A resample
+    scores about 37 % of the patients, so the interval errs on the wide side; it has 63 % of them to choose by, so the
+    estimate errs on the low side where configurations differ much.
 
     A configuration whose scores are nan in some folds was dropped by a race. It is not `winner`, but it competes in
     the resamples, its folds filled by fill_dropped_folds: another draw of the patients might have kept it, and left
-    out, the patients that were kind to the survivors would flatter their figure. BBCD-CV replays the race instead,
-    which knows nothing of what the race dropped: in the simulations of docs/measurements.md that left up to 0.022 of
-    an optimism of 0.057, and filling brings the figure to within 0.006 of that of the same sweep without a race.
+    out, the patients that were kind to the survivors would flatter their figure (docs/decisions.md).
 
     ValueError without a complete configuration, or where hardly any resample leaves both classes in a fold.
     """
@@ -116,16 +112,8 @@ def draw_patients(label: Array, fold: Array, resamples: int, seed: int) -> Array
 
 def _criteria(label: Array, score: Array, fold: Array, weight: Array) -> Array:
     """(C, resamples): every configuration's mean of the folds' AUCs, dropped folds filled."""
-    dropped = np.isnan(score).any(axis=1)
-    if not dropped.any():
-        return np.stack([weighted_fold_means(label, row, fold, weight) for row in score])
-    aucs = []
-    for row in score:
-        not_done = np.unique(fold[np.isnan(row)])
-        of_folds = weighted_fold_aucs(label, np.nan_to_num(row), fold, weight)
-        of_folds[np.isin(np.unique(fold), not_done)] = np.nan
-        aucs.append(of_folds)
-    return _mean(fill_dropped_folds(np.stack(aucs)), axis=1)
+    aucs = np.stack([weighted_fold_aucs(label, row, fold, weight) for row in score])
+    return _mean(fill_dropped_folds(aucs) if np.isnan(score).any() else aucs, axis=1)
 
 
 def weighted_fold_means(label: Array, score: Array, fold: Array, weight: Array) -> Array:
@@ -147,8 +135,9 @@ def _mean(aucs: Array, axis: int) -> Array:
 def weighted_fold_aucs(label: Array, score: Array, fold: Array, weight: Array) -> Array:
     """AUC of every fold, in the order of their numbers, in samples as above: (N, B) -> (K, B). Ties count a half.
 
-    nan for a fold with one class in the sample. Running sums of the benign weights, in order of fold and score, give
-    the benign patients below every malignant one: O(N log N + N B), and exact, since all sums are of whole numbers.
+    nan for a fold with one class in the sample or a score that is nan. Running sums of the benign weights, in order of
+    fold and score, give the benign patients below every malignant one: O(N log N + N B), and exact, since all sums are
+    of whole numbers.
     """
     folds, fold = np.unique(fold, return_inverse=True)
     key = fold * len(score) + np.unique(score, return_inverse=True)[1]  # orders by fold, then score; ties share it
@@ -166,4 +155,5 @@ def weighted_fold_aucs(label: Array, score: Array, fold: Array, weight: Array) -
     pairs = np.add.reduceat(weight[malignant], starts, axis=0, dtype=float) * benign_of_fold
     aucs = np.full((len(folds), weight.shape[1]), np.nan)
     aucs[numbers] = np.divide(ranked_right, pairs, out=np.full(pairs.shape, np.nan), where=pairs > 0)
+    aucs[fold[np.isnan(score)]] = np.nan
     return aucs
