@@ -1,6 +1,7 @@
 """The human readers: what they called, their 2x2 tables, and what they would have called with the model's help."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,10 +18,8 @@ def read_readers(path: Path, cells: pd.DataFrame | None = None) -> pd.DataFrame:
     ValueError names the file, reader, patient and remedy.
     """
     table = read_csv(path, {"patient_id": str, "reader": str}) if cells is None else cells
-    absent = {"patient_id", "reader"} - set(table) or (
-        {"call or score"} if not {"call", "score"} & set(table) else set()
-    )
-    if absent:
+    either = {"call or score"} if {"call", "score"}.isdisjoint(table) else set()
+    if absent := {"patient_id", "reader"} - set(table) or either:
         raise ValueError(f"{path.name}: no column {', '.join(sorted(absent))}: add it")
     table = table.reindex(columns=["patient_id", "reader", "call", "score"])
     numbers = table[["call", "score"]].apply(pd.to_numeric, errors="coerce")
@@ -37,17 +36,8 @@ def _refuse(path: Path, wrong: pd.DataFrame, problem: str) -> None:
         raise ValueError(f"{path.name}: {who} {problem}; {len(wrong)} such rows")
 
 
-def calls_of(readers: pd.DataFrame, patients: Array) -> pd.DataFrame:
-    """Calls (patients, readers) in the order of `patients`; nan where a reader did not read a patient."""
-    return _wide(readers, patients, "call")
-
-
-def scores_of(readers: pd.DataFrame, patients: Array) -> pd.DataFrame:
-    """Scores (patients, readers), as calls_of; a column of nan for a reader who gave none."""
-    return _wide(readers, patients, "score")
-
-
-def _wide(readers: pd.DataFrame, patients: Array, values: str) -> pd.DataFrame:
+def by_patient(readers: pd.DataFrame, patients: Array, values: Literal["call", "score"]) -> pd.DataFrame:
+    """(patients, readers) in the order of `patients`; nan where a reader gave none."""
     return readers.pivot(index="patient_id", columns="reader", values=values).reindex(patients).astype(float)
 
 
@@ -57,26 +47,20 @@ def two_by_two(label: Array, call: Array) -> dict[str, int]:
     return {name: int(((label == truth) & (call == called)).sum()) for name, (truth, called) in names.items()}
 
 
-def with_model(
-    call: Array, probability: Array, band: tuple[float | Array, float | Array], threshold: float | Array = THRESHOLD
-) -> dict[str, Array]:
+def with_model(call: Array, probability: Array, band: float, threshold: float | Array = THRESHOLD) -> dict[str, Array]:
     """A reader's calls (N,), helped by the model's probabilities (N,) in three ways; nan where there is no call.
 
-    or: malignant if either says so. and: if both do. second opinion: where the probability lies in the band
-    (low <= p < high) the reader decides, elsewhere the model. An empty band at the threshold is the model alone, one
-    without limits the reader alone. Band and threshold may differ between patients, (N,), as the folds' thresholds.
+    or: malignant if either says so. and: if both do. second opinion: up to `band` from the threshold, or each patient's
+    own one (N,), the reader decides, elsewhere the model: 0 is the model alone, infinity the reader alone.
     Not what a reader would do who sees the model: that takes a reader study.
     """
-    low, high = band
-    if not (np.less_equal(low, threshold) & np.less_equal(threshold, high)).all():
-        raise ValueError(f"band {low} to {high} does not hold the threshold {threshold}: widen it")
+
+    def overruled(low: float | Array, high: float | Array) -> Array:
+        called = np.where(probability >= high, 1.0, np.where(probability < low, 0.0, call))
+        return np.where(np.isnan(call), np.nan, called)
+
     return {
-        "reader or model": _overrule(call, probability, -np.inf, threshold),
-        "reader and model": _overrule(call, probability, threshold, np.inf),
-        "model as second opinion": _overrule(call, probability, low, high),
+        "reader or model": overruled(-np.inf, threshold),
+        "reader and model": overruled(threshold, np.inf),
+        "model as second opinion": overruled(threshold - band, threshold + band),
     }
-
-
-def _overrule(call: Array, probability: Array, low: float | Array, high: float | Array) -> Array:
-    called = np.where(probability >= high, 1.0, np.where(probability < low, 0.0, call))
-    return np.where(np.isnan(call), np.nan, called)

@@ -33,7 +33,7 @@ def test_table_2_is_counted(shared: Path, tmp_path: Path, golden_name: str, read
     right = np.concatenate([np.arange(size) < count for size, count in zip((50, 140), TABLE_2[reader], strict=True)])
     rows = pd.DataFrame({"patient_id": patients, "reader": reader, "call": np.where(right, label, 1 - label)})
     found = readers.read_readers(written(tmp_path, rows.sample(frac=1, random_state=0).to_csv(index=False)))
-    call = readers.calls_of(found, patients)[reader].to_numpy()
+    call = readers.by_patient(found, patients, "call")[reader].to_numpy()
     assert readers.two_by_two(label, call) == {name: golden[name] for name in ("tp", "tn", "fp", "fn")}
 
 
@@ -65,16 +65,16 @@ def test_a_table_that_cannot_be_read_is_explained(tmp_path: Path, text: str, mes
 
 def test_patients_whom_a_reader_did_not_read_count_nowhere() -> None:
     table = pd.DataFrame({"patient_id": ["1", "2"], "reader": ["a", "b"], "call": [1, 0]})
-    calls = readers.calls_of(table, np.array(["2", "1", "3"]))
+    calls = readers.by_patient(table, np.array(["2", "1", "3"]), "call")
     assert calls["a"].isna().tolist() == [True, False, True]
     assert sum(readers.two_by_two(np.array([0, 1, 1]), calls["a"].to_numpy()).values()) == 1
-    helped = readers.with_model(calls["a"].to_numpy(), np.array([0.9, 0.9, 0.1]), (0.2, 0.8))
+    helped = readers.with_model(calls["a"].to_numpy(), np.array([0.9, 0.9, 0.1]), 0.3)
     assert all(np.isnan(call).tolist() == [True, False, True] for call in helped.values())
 
 
 def test_or_and_are_the_logical_ones_and_bound_the_rest() -> None:
     label, call, probability = case(1)
-    helped = readers.with_model(call, probability, (0.3, 0.7))
+    helped = readers.with_model(call, probability, 0.2)
     model = probability >= 0.5
     assert (helped["reader or model"] == ((call == 1) | model)).all()
     assert (helped["reader and model"] == ((call == 1) & model)).all()
@@ -88,13 +88,10 @@ def test_or_and_are_the_logical_ones_and_bound_the_rest() -> None:
 def test_the_band_decides_who_decides() -> None:
     _, call, probability = case(2)
     second = {
-        band: readers.with_model(call, probability, band)["model as second opinion"]
-        for band in ((0.5, 0.5), (0.3, 0.7), (-np.inf, np.inf))
+        band: readers.with_model(call, probability, band)["model as second opinion"] for band in (0.0, 0.2, np.inf)
     }
-    assert (second[0.5, 0.5] == (probability >= 0.5)).all()
-    assert (second[-np.inf, np.inf] == call).all()
+    assert (second[0.0] == (probability >= 0.5)).all()
+    assert (second[np.inf] == call).all()
     inside = (probability >= 0.3) & (probability < 0.7)
-    assert (second[0.3, 0.7][inside] == call[inside]).all()
-    assert (second[0.3, 0.7][~inside] == (probability[~inside] >= 0.7)).all()
-    with pytest.raises(ValueError, match=r"band 0.6 to 0.8 does not hold the threshold 0.5"):
-        readers.with_model(call, probability, (0.6, 0.8))
+    assert (second[0.2][inside] == call[inside]).all()
+    assert (second[0.2][~inside] == (probability[~inside] >= 0.7)).all()

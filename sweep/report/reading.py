@@ -10,7 +10,7 @@ from sweep import comparison, patient_metrics, predictions
 from sweep.features import compare_features
 from sweep.operating_point import measures
 from sweep.patient_metrics import Array
-from sweep.readers import calls_of, scores_of, two_by_two, with_model
+from sweep.readers import by_patient, two_by_two, with_model
 from sweep.report.tables import RunTables
 
 BAND = 0.2  # of probability to either side of the threshold, where a reader's opinion decides
@@ -32,7 +32,7 @@ def readers_beside_model(run: RunTables, patients: pd.DataFrame) -> list[dict[st
     if run.readers is None or run.settings["data"]["shuffle_labels"]:
         return []
     who, label = patients["patient_id"].to_numpy(), patients["label"].to_numpy()
-    calls, scores = calls_of(run.readers, who), scores_of(run.readers, who)
+    calls, scores = by_patient(run.readers, who, "call"), by_patient(run.readers, who, "score")
     rows: list[dict[str, Any]] = [
         {"reader": str(name), "patients": int(call.count())}
         | calls_measured(label, call.to_numpy())
@@ -64,7 +64,7 @@ def _mcnemar(label: Array, **calls: Array) -> dict[str, dict[str, Any]]:
 def _helped(call: Array, patients: pd.DataFrame) -> list[dict[str, Any]]:
     """The reader with the model's help in the ways of readers.with_model, each against the reader alone."""
     label, probability, threshold = (patients[name].to_numpy() for name in ("label", "probability", "threshold"))
-    ways = with_model(call, probability, (threshold - BAND, threshold + BAND), threshold)
+    ways = with_model(call, probability, BAND, threshold)
     return [
         {"way": way} | calls_measured(label, helped) | _mcnemar(label, alone=call, helped=helped)
         for way, helped in ways.items()
@@ -96,10 +96,11 @@ def _adjust(tests: list[dict[str, Any]]) -> None:
 def errors(run: RunTables, features: pd.DataFrame, patients: pd.DataFrame) -> list[dict[str, Any]]:
     """Features of the false positives against the true negatives, of the model first, then of every reader."""
     benign, model = (patients["label"] == 0).to_numpy(), patients["call"].to_numpy(float)
-    readers = pd.DataFrame() if run.readers is None else calls_of(run.readers, patients["patient_id"].to_numpy())
+    who = patients["patient_id"].to_numpy()
+    readers = pd.DataFrame() if run.readers is None else by_patient(run.readers, who, "call")
     found = []
-    for who, call in {"model": model, **{str(name): column.to_numpy() for name, column in readers.items()}}.items():
+    for name, call in {"model": model, **{str(name): column.to_numpy() for name, column in readers.items()}}.items():
         wrong, right = benign & (call == 1), benign & (call == 0)
-        counts = {"reader": who, "false_positives": int(wrong.sum()), "true_negatives": int(right.sum())}
+        counts = {"reader": name, "false_positives": int(wrong.sum()), "true_negatives": int(right.sum())}
         found.append(counts | {"rows": compare_features(features, wrong, right).to_dict("records")})
     return found
