@@ -29,10 +29,6 @@ SAME = [1, 4]  # channels of the lesion's own slice: T1W, T2W
 LARGEST_TILE, QUALITY = 192, 60
 
 
-class ExplanationError(ValueError):
-    """Images or weights that are no longer where the sweep left them; the message says which."""
-
-
 @dataclass(frozen=True)
 class Explanations:
     """`table` has a row per lesion slice: the columns that explain() was given, picture, and those of explain_fold().
@@ -54,13 +50,11 @@ def explain(run: Path, configuration: Mapping[Any, Any], slices: pd.DataFrame, s
     kept = run / "explanations" / f"{configuration['digest']}.parquet"
     if kept.is_file():
         return Explanations(pd.read_parquet(kept), None)
+    table = pd.DataFrame()
     try:
         store = _store(run)
         table = slices.assign(row=_rows(store, slices)).reset_index(drop=True)
-    except ExplanationError as error:
-        return Explanations(pd.DataFrame(), str(error))
-    table["picture"] = _pictures(store, table, shown)
-    try:
+        table["picture"] = _pictures(store, table, shown)
         table = table.join(pd.concat(_folds(RunFolder(run), configuration, store, table)))
     except SettingsError:  # its message has a path, which may hold names
         return Explanations(table, "settings.yaml was written by another version of this program")
@@ -75,14 +69,14 @@ def explain(run: Path, configuration: Mapping[Any, Any], slices: pd.DataFrame, s
 def _store(run: Path) -> PatchStore:
     folder = Path(json.loads((run / "ingest.json").read_text())["patch_store"])
     if not (folder / "patches.npy").is_file():
-        raise ExplanationError("The patches are gone from the cache; start the sweep again, which makes them anew")
+        raise ValueError("The patches are gone from the cache; start the sweep again, which makes them anew")
     return PatchStore(folder, folder.name)
 
 
 def _rows(store: PatchStore, slices: pd.DataFrame) -> NDArray[np.intp]:
     rows = pd.MultiIndex.from_frame(store.lesions[SLICE]).get_indexer(pd.MultiIndex.from_frame(slices[SLICE]))
     if (rows < 0).any():
-        raise ExplanationError("The patches in the cache are of another cohort; start the sweep again")
+        raise ValueError("The patches in the cache are of another cohort; start the sweep again")
     return rows
 
 
@@ -104,14 +98,14 @@ def _folds(run: RunFolder, row: Mapping[Any, Any], store: PatchStore, table: pd.
     slices_of = {int(str(fold)): slices for fold, slices in table.groupby("fold")}
     units = {fold: Unit(row["digest"], fold) for fold in slices_of}
     if gone := [str(fold) for fold, unit in units.items() if not (ledger.finished(unit) / "weights.pt").is_file()]:
-        raise ExplanationError(f"The weights of fold {', '.join(gone)} are gone from the ledger")
+        raise ValueError(f"The weights of fold {', '.join(gone)} are gone from the ledger")
     if configuration.digest != row["digest"]:
-        raise ExplanationError("settings.yaml and configurations.csv are not of one run")
+        raise ValueError("settings.yaml and configurations.csv are not of one run")
     from sweep.explain_fold import explain_fold  # torch takes seconds to import
 
     for fold, slices in slices_of.items():
         try:
             weights = ledger.file(units[fold], "weights.pt")
         except LedgerError as error:  # it names a path, which the page must not
-            raise ExplanationError(f"The weights of fold {fold} in the ledger are not as they were written") from error
+            raise ValueError(f"The weights of fold {fold} in the ledger are not as they were written") from error
         yield explain_fold(configuration, weights, store.patches(), slices)
