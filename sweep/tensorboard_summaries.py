@@ -1,7 +1,7 @@
 """What TensorBoard shows of a sweep, as its own protocol buffers; sweep/tracking.py decides when to write."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,23 @@ from sweep.predictions import arrays
 CURVES = ("train_loss", "inner_loss", "inner_auc")
 
 
-def scalars(values: Mapping[str, float]) -> Summary:
+def scalars(values: Mapping[Any, float]) -> Summary:
     """Scalars of one step, by tag; nan, which stands for "not measured", is left out."""
     measured = {tag: value for tag, value in values.items() if not isnan(value)}
     return Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in measured.items()])
+
+
+def fold_curve(curve: Path) -> list[tuple[int, Summary]]:
+    """(epoch, scalars) of a fold's curve.csv."""
+    return _by_epoch(_read(curve).add_prefix("training/"))
+
+
+def _read(curve: Path) -> pd.DataFrame:
+    return pd.read_csv(curve, index_col="epoch")[[*CURVES]]
+
+
+def _by_epoch(table: pd.DataFrame) -> list[tuple[int, Summary]]:
+    return [(int(epoch), scalars(row)) for epoch, row in zip(table.index, table.to_dict("records"), strict=True)]
 
 
 def race(fold_aucs: Sequence[float], why_dropped: str) -> list[tuple[int, Summary]]:
@@ -46,39 +59,29 @@ def hparams_session(row: str, settings: Mapping[str, object]) -> Summary:
     return hparams_pb(hparams, trial_id=row)
 
 
-def bands(curves: Sequence[Path]) -> Iterator[tuple[int, Summary]]:
+def bands(curves: Sequence[Path]) -> list[tuple[int, Summary]]:
     """(epoch, mean over folds and one standard deviation, n - 1, below and above it) of the folds' curve.csv files.
 
     Folds stop early at different epochs. A fold that has stopped keeps its last values, so that every mean is
     over all folds; over the folds still training it would jump whenever one leaves.
     """
-    by_fold = {fold: pd.read_csv(curve, index_col="epoch")[[*CURVES]] for fold, curve in enumerate(curves)}
-    epochs = pd.concat(by_fold, axis="columns").sort_index().ffill().stack(level=0)
+    epochs = pd.concat(dict(enumerate(map(_read, curves))), axis="columns").sort_index().ffill().stack(level=0)
     mean, sd = (epochs.groupby("epoch").agg(statistic) for statistic in ("mean", "std"))
     borders = [mean, (mean - sd).add_suffix("_minus_sd"), (mean + sd).add_suffix("_plus_sd")]
-    table = pd.concat(borders, axis="columns").add_prefix("mean_of_folds/")
-    for epoch, values in zip(table.index, table.to_dict("records"), strict=True):
-        yield int(epoch), scalars({str(tag): value for tag, value in values.items()})
+    return _by_epoch(pd.concat(borders, axis="columns").add_prefix("mean_of_folds/"))
 
 
 def bands_layout() -> Summary:
     """Custom Scalars page: one margin chart a curve. TensorBoard merges the same layout from several runs."""
-    margins = [
-        layout_pb2.MarginChartContent.Series(value=tag, lower=f"{tag}_minus_sd", upper=f"{tag}_plus_sd")
-        for tag in (f"mean_of_folds/{curve}" for curve in CURVES)
-    ]
-    charts = [
-        layout_pb2.Chart(title=curve, margin=layout_pb2.MarginChartContent(series=[margin]))
-        for curve, margin in zip(CURVES, margins, strict=True)
-    ]
+    charts = []
+    for curve in CURVES:
+        tag = f"mean_of_folds/{curve}"
+        band = {"value": tag, "lower": f"{tag}_minus_sd", "upper": f"{tag}_plus_sd"}
+        charts.append({"title": curve, "margin": {"series": [band]}})
     title = "Mean ± sd over folds (a fold that has stopped keeps its last value)"
-    layout = layout_pb2.Layout(category=[layout_pb2.Category(title=title, chart=charts)])
-    value = Summary.Value(
-        tag=metadata.CONFIG_SUMMARY_TAG,
-        metadata=metadata.create_summary_metadata(),
-        tensor=make_tensor_proto(layout.SerializeToString()),
-    )
-    return Summary(value=[value])
+    layout = make_tensor_proto(layout_pb2.Layout(category=[{"title": title, "chart": charts}]).SerializeToString())
+    own = metadata.create_summary_metadata()
+    return Summary(value=[Summary.Value(tag=metadata.CONFIG_SUMMARY_TAG, metadata=own, tensor=layout)])
 
 
 def roc_picture(patients: pd.DataFrame, title: str) -> Summary:

@@ -1,10 +1,10 @@
 """Writes a sweep's TensorBoard folder from the ledger's curves and predictions. Only the driver calls it."""
 
-import csv
 import io
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +15,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from sweep.patient_metrics import mean_of_folds
 from sweep.predictions import arrays
-from sweep.tensorboard_summaries import CURVES, bands, bands_layout, hparams_session, race, roc_picture, scalars
+from sweep.tensorboard_summaries import bands, bands_layout, fold_curve, hparams_session, race, roc_picture, scalars
 
 
 class Tracker:
@@ -35,8 +35,8 @@ class Tracker:
 
     def follow(self, configuration: int, fold: int, curve: Path) -> None:
         """Write what is new in a fold's curve.csv, which may not exist yet."""
-        steps = [(int(row["epoch"]), scalars(_curve_values(row))) for row in _read_rows(curve)]
-        self._append_new(self._fold_run(configuration, fold), "curves", steps)
+        with suppress(FileNotFoundError):  # no epoch is over yet, or the ledger is renaming the unit's folder just now
+            self._append_new(self._fold_run(configuration, fold), "curves", fold_curve(curve))
 
     def follow_race(self, configuration: int, fold_aucs: Sequence[float], why_dropped: str) -> None:
         """Write what is new of a configuration's mean so far, by the number of folds, and why it was dropped."""
@@ -116,14 +116,3 @@ def _is_finished(run: Path) -> bool:
 def _steps_on_disk(run: Path, suffix: str) -> int:
     files = run.glob(f"*.{suffix}")
     return sum(event.HasField("summary") for file in files for event in EventFileLoader(str(file)).Load())
-
-
-def _read_rows(curve: Path) -> list[dict[str, str]]:
-    try:
-        return list(csv.DictReader(curve.read_text().splitlines()))
-    except FileNotFoundError:  # no epoch is over yet, or the ledger is renaming the unit's folder just now
-        return []
-
-
-def _curve_values(row: Mapping[str, str]) -> dict[str, float]:
-    return {f"training/{curve}": float(row[curve]) for curve in CURVES if row[curve]}
