@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
-from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -23,11 +22,7 @@ class Display:
     """Progress of the folds of a sweep, redrawn when told to."""
 
     def __init__(self, search: Search, total: int, epochs: Callable[[int, int], int]) -> None:
-        """Args:
-        search: whose candidates are shown.
-        total: number of configurations that the sweep will have.
-        epochs: how many a (configuration, fold) in training has behind it.
-        """
+        """`total` configurations will there be; `epochs` of a (configuration, fold) are those it has behind it."""
         self._search, self._total, self._epochs = search, total, epochs
         self._reported = {candidate.number for candidate in search.candidates if candidate.dropped}
         self._started = time.monotonic()
@@ -40,9 +35,7 @@ class Display:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live:
             self.draw()
             self._live.stop()
@@ -59,8 +52,8 @@ class Display:
         level = logging.DEBUG if self._live else logging.INFO
         log.log(level, "configuration %d fold %d: %s · %s", candidate.number, fold, outcome, self.summary())
         fresh = [c for c in self._search.candidates if c.why_dropped and c.number not in self._reported]
-        self._reported |= {dropped.number for dropped in fresh}
         for dropped in fresh:
+            self._reported.add(dropped.number)
             folds = f"after {len(dropped.fold_aucs)} of {dropped.folds} folds"
             reason = f"configuration {dropped.number} is dropped {folds}: {dropped.why_dropped}"
             log.log(level, reason)
@@ -70,31 +63,26 @@ class Display:
 
     def summary(self) -> str:
         """'13 of 40 folds · best 0.934 (configuration 1) · 02:05 elapsed, about 03:10 left'."""
-        folds = self._search.candidates[0].folds if self._search.candidates else 0
-        best, dropped = self._search.best, [c for c in self._search.candidates if c.state == "pruned"]
+        best, candidates = self._search.best, self._search.candidates
+        folds, dropped = candidates[0].folds if candidates else 0, [c for c in candidates if c.state == "pruned"]
         done, total = self._done(), self._total * folds - sum(folds - len(c.fold_aucs) for c in dropped)
         leader = f"best {best.mean_fold_auc:.3f} (configuration {best.number})" if best else "no configuration complete"
-        racing = sum(candidate.state == "running" for candidate in self._search.candidates)
+        racing = sum(candidate.state == "running" for candidate in candidates)
         leader += f" · {racing} in the race, {len(dropped)} dropped" if dropped else ""
-        return f"{done} of {total} folds · {leader} · {_clock(self._elapsed())} elapsed{self._remaining(done, total)}"
+        elapsed, new = time.monotonic() - self._started, done - self._done_before
+        left = f", about {_clock(elapsed / new * (total - done))} left" if new and done < total else ""
+        return f"{done} of {total} folds · {leader} · {_clock(elapsed)} elapsed{left}"
 
     def _done(self) -> int:
         return sum(len(candidate.fold_aucs) for candidate in self._search.candidates)
 
-    def _elapsed(self) -> float:
-        return time.monotonic() - self._started
-
-    def _remaining(self, done: int, total: int) -> str:
-        new = done - self._done_before
-        return f", about {_clock(self._elapsed() / new * (total - done))} left" if new and done < total else ""
-
     def draw(self) -> None:
         """Show where the sweep is now, on a terminal."""
         if self._live:
-            self._live.update(Group(self._table(self._search.candidates), Text(self.summary())), refresh=True)
+            self._live.update(Group(self._table(), Text(self.summary())), refresh=True)
 
-    def _table(self, candidates: Sequence[Candidate]) -> Table:
-        best = self._search.best
+    def _table(self) -> Table:
+        best, candidates = self._search.best, self._search.candidates
         table = Table(box=None, pad_edge=False)
         for column in ("configuration", "folds", "AUC so far"):
             table.add_column(column, justify="left" if column == "folds" else "right", no_wrap=True)
@@ -108,10 +96,10 @@ class Display:
         for candidate in shown:
             style = "bold" if candidate is best else "red" if candidate.failures else None
             style = "dim" if candidate.state == "pruned" else style
-            settings = " ".join(f"{name.split('.')[-1]}={_short(value)}" for name, value in candidate.values.items())
-            settings = candidate.why_dropped or settings
+            settings = (f"{name.split('.')[-1]}={_short(value)}" for name, value in candidate.values.items())
             auc = f"{candidate.mean_fold_auc:.3f}" if candidate.fold_aucs else ""
-            table.add_row(str(candidate.number), self._folds(candidate), auc, settings, style=style)
+            told = candidate.why_dropped or " ".join(settings)
+            table.add_row(str(candidate.number), self._folds(candidate), auc, told, style=style)
         return table
 
     def _folds(self, candidate: Candidate) -> Text:

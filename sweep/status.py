@@ -24,23 +24,19 @@ ENDED = ("pruned", "failed")  # states in which a configuration gets no further 
 def status(run: Path, now: float | None = None) -> str:
     """Lines on progress, speed, time left, failures and the best configuration so far.
 
-    Args:
-        run: its folder.
-        now: seconds since the epoch; None: the clock's.
-
-    Raises:
-        SettingsError: there is no run that has begun to train.
+    `now` is in seconds since the epoch, None the clock's. SettingsError where no run has begun to train in the folder.
     """
     if not (run / "settings.yaml").is_file() or not (run / "split.csv").is_file():
         raise SettingsError(f"{run}: no run that has begun; name its folder, as in `python -m sweep status runs/NAME`")
-    now = time.time() if now is None else now
     configurations, units = _rows(run / "configurations.csv"), _units(run)
     moments = _moments(units)
     finished = sorted(moment for own in moments.values() for moment in own)
+    now = time.time() if now is None else now
+    last = f", the last one {_clock(now - finished[-1])} ago" if finished else ""
     folds = len({row["fold"] for row in _rows(run / "split.csv")})
     asked = yaml.safe_load((run / "settings.yaml").read_text())["search"]["configurations"]
     total = _total(configurations, moments, folds, asked)
-    lines = [f"{len(finished)} of {total} folds finished{_last(finished, now)}"]
+    lines = [f"{len(finished)} of {total} folds finished{last}"]
     lines += [_in_training(units), _speed(finished, total), _best(configurations), *_failures(configurations)]
     return "\n".join(line for line in lines if line)
 
@@ -78,10 +74,6 @@ def _total(
     to_come = max(0, asked - len(configurations) - len(moments.keys() - listed))
     begun = sum(len(moments.get(digest, ())) if digest in ended else folds for digest in listed | moments.keys())
     return begun + to_come * folds
-
-
-def _last(finished: Sequence[float], now: float) -> str:
-    return f", the last one {_clock(now - finished[-1])} ago" if finished else ""
 
 
 def _in_training(units: Iterable[Path]) -> str:
