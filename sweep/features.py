@@ -1,7 +1,7 @@
 """Imaging features that readers noted: how often in either class (Table 1), together, and in which errors."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +59,7 @@ def compare_features(features: pd.DataFrame, first: Array, second: Array) -> pd.
     for name, column in features.items():
         counts = [int(count) for group in (first, second) for count in (column[group].sum(), column[group].count())]
         test = fisher_exact(*counts)
-        estimate = (test.odds_ratio.value, test.odds_ratio.low, test.odds_ratio.high)
-        rows.append((name, *counts, test.p, test.sample_odds_ratio, *estimate))
+        rows.append((name, *counts, test.p, test.sample_odds_ratio, *astuple(test.odds_ratio)))
     names = ["feature", "first_with", "first_all", "second_with", "second_all", "p", "sample_odds_ratio"]
     table = pd.DataFrame(rows, columns=[*names, "odds_ratio", "odds_ratio_low", "odds_ratio_high"])
     p = table["p"].to_numpy()

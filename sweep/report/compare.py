@@ -44,9 +44,8 @@ def compare_runs(first: Path, second: Path, folder: Path, common: bool = False) 
     write_atomically(folder / "comparison.csv", to_csv(pd.json_normalize(measures)))
     both = patients[0].merge(patients[1], on="patient_id", suffixes=("_first", "_second"))
     write_atomically(folder / "comparison_patients.csv", to_csv(both.reset_index()))
-    write_atomically(
-        folder / "compare.html", render_template("compare.html", compared, all_settings=[run.settings for run in runs])
-    )
+    page = render_template("compare.html", compared, all_settings=[run.settings for run in runs])
+    write_atomically(folder / "compare.html", page)
     return compared
 
 
@@ -59,11 +58,9 @@ def _paired(runs: list[RunTables], common: bool) -> list[pd.DataFrame]:
     both = first.index.intersection(second.index)
     alone = [table.index.difference(both) for table in tables]
     if both.empty or (max(map(len, alone)) and not common):
-        said = "; ".join(
-            f"{len(ids)} only in {run.name} ({ids[0]} …)" for run, ids in zip(runs, alone, strict=True) if len(ids)
-        )
-        remedy = "run both on the same patients" + "" if both.empty else ", or add patients=common for those of both"
-        raise RunFolderError(f"the runs have other patients: {said}; {remedy}")
+        said = [f"{len(ids)} only in {run.name} ({ids[0]} …)" for run, ids in zip(runs, alone, strict=True) if len(ids)]
+        remedy = "run both on the same patients" + ("" if both.empty else ", or add patients=common for those of both")
+        raise RunFolderError(f"the runs have other patients: {'; '.join(said)}; {remedy}")
     other = both[first.loc[both, "label"] != second.loc[both, "label"]]
     if len(other):
         raise RunFolderError(

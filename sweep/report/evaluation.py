@@ -97,12 +97,8 @@ def _features(run: RunTables, patients: pd.DataFrame) -> dict[str, Any] | None:
         return None
     features = run.features.reindex(patients["patient_id"])
     label, _, fold = predictions.arrays(patients)
-    found: dict[str, Any] = {
-        "table1": compare_features(features, label == 1, label == 0).to_dict("records"),
-        "errors": errors(run, features, patients),
-        "model": None,
-        "problem": None,
-    }
+    table1 = compare_features(features, label == 1, label == 0).to_dict("records")
+    found = {"table1": table1, "errors": errors(run, features, patients), "model": None, "problem": None}
     try:
         model = feature_model(features, label, fold)
     except ValueError as error:
@@ -115,17 +111,12 @@ def _features(run: RunTables, patients: pd.DataFrame) -> dict[str, Any] | None:
 
 def _sites(run: RunTables, patients: pd.DataFrame) -> dict[str, Any] | None:
     """The sites' AUCs and Cochran's Q; None with one site. Patients without a site are `unnamed`, and no site."""
-    site = run.cohort.drop_duplicates("patient_id").set_index("patient_id")["site"]
-    of_all = patients["patient_id"].map(site).fillna("")
-    named = patients[of_all != ""]
-    of_patient = of_all[named.index].to_numpy(str)
-    if len(np.unique(of_patient)) < 2:
+    sites = run.cohort.drop_duplicates("patient_id")[["patient_id", "site"]].query("site != ''")
+    named = patients.merge(sites, on="patient_id")
+    if named["site"].nunique() < 2:
         return None
     label, score, _ = predictions.arrays(named)
-    test = asdict(comparison.auc_heterogeneity(label, score, of_patient)) | {"unnamed": len(patients) - len(named)}
-    counts = named.groupby(of_patient)["label"].agg(["size", "sum"])
-    rows = [
-        {"site": name, "patients": int(counts["size"][name]), "malignant": int(counts["sum"][name]), "auc": auc}
-        for name, auc in test.pop("sites").items()
-    ]
-    return test | {"rows": rows}
+    test = asdict(comparison.auc_heterogeneity(label, score, named["site"].to_numpy(str)))
+    counts = named.groupby("site").agg(patients=("label", "size"), malignant=("label", "sum")).to_dict("index")
+    rows = [{"site": name, **counts[name], "auc": auc} for name, auc in test.pop("sites").items()]
+    return test | {"rows": rows, "unnamed": len(patients) - len(named)}

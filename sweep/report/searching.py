@@ -46,7 +46,7 @@ def _fold_aucs(run: RunTables) -> pd.DataFrame:
     return run.competing.apply(of_folds).T
 
 
-def _history(run: RunTables) -> list[dict[str, Any]]:
+def _history(run: RunTables) -> list[dict[Any, Any]]:
     """A row per configuration in the order of the search: its AUC, the best so far, the fold-trainings so far."""
     rows = run.configurations.sort_values("configuration")
     found = rows[["configuration", "state", "folds_done"]].assign(
@@ -54,7 +54,7 @@ def _history(run: RunTables) -> list[dict[str, Any]]:
         fold_trainings=rows["folds_done"].cumsum(),
     )
     found["best_so_far"] = found["mean_fold_auc"].cummax().ffill()
-    return [{str(name): value for name, value in row.items()} for row in found.to_dict("records")]
+    return found.to_dict("records")
 
 
 def _cost(run: RunTables) -> dict[str, Any]:

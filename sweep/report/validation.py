@@ -27,12 +27,9 @@ def _nested(run: RunTables) -> dict[str, Any]:
     label, score, fold = arrays(patients)
     call = (patients["probability"] >= patients["threshold"]).to_numpy(int)
     done = {"mean_of_folds": asdict(mean_of_folds(label, score, fold)), **calls_measured(label, call)}
-    settings = folds[run.searched].to_dict("records")
-    chosen = folds.drop(columns=run.searched).to_dict("records")
-    rows = [row | {"settings": values} for row, values in zip(chosen, settings, strict=True)]
-    return {"missing_folds": [int(fold) for fold in missing], "folds": rows, "mean_of_folds": None} | (
-        {} if missing else done
-    )
+    rows = [{"settings": {name: row.pop(name) for name in run.searched}} | row for row in folds.to_dict("records")]
+    found = {"missing_folds": [int(fold) for fold in missing], "folds": rows, "mean_of_folds": None}
+    return found if missing else found | done
 
 
 def _repeats(run: RunTables) -> list[dict[Any, Any]]:
