@@ -3,7 +3,6 @@
 import json
 import platform
 from collections.abc import Iterator, Mapping
-from functools import reduce
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
@@ -14,9 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-import sweep.report.plots as plots
-import sweep.report.search_plots as search_plots
 from sweep.explanations import Explanations
+from sweep.report import plots, search_plots
 from sweep.report.galleries import MOST, galleries
 from sweep.report.reading import BAND
 from sweep.report.searching import ENOUGH_TO_RANK
@@ -27,6 +25,7 @@ LIBRARIES = ["torch", "pytorch-lightning", "ray", "optuna", "pydicom", "numpy", 
 # Paths may hold names; settings.yaml keeps them.
 MACHINE_PATHS = {"output", "cache", "data.root", "data.annotations", "model.weights"}
 MACHINE_PATHS |= {"evaluation.readers", "evaluation.features"}
+FORMATS = {"auc": ".3f", "gain": "+.3f", "short": ".2f", "ratio": ".2f", "percent": ".1%", "whole": ".0%", "count": ""}
 MINUS = "\N{MINUS SIGN}"
 UNDEFINED = Markup('<span class="undefined" title="not defined">&ndash;</span>')
 
@@ -69,32 +68,23 @@ def render_template(name: str, shown: dict[str, Any], **more: Any) -> str:
 
 def figure(summary: Any, path: str, style: str = "auc") -> Markup:
     """The figure at a dotted path of the summary, rounded to be read, with its full value for machines."""
-    value: Any = reduce(_step, path.split("."), summary)
+    value = summary
+    for key in path.split("."):
+        value = value[int(key)] if isinstance(value, list) else value[key]
     if value is None:
         return UNDEFINED
     return Markup('<data data-figure="{}" value="{}">{}</data>').format(path, value, _rounded(value, style))
 
 
-def _step(tree: Any, key: str) -> Any:
-    return tree[int(key)] if isinstance(tree, list) else tree[key]
-
-
 def _rounded(value: Any, style: str) -> str:
     if value == "Infinity":
         return "\N{INFINITY}"
-    if style in ("p", "p is"):
-        least = {"p": "<0.001", "p is": "p < 0.001"}[style]
-        return least if value < 0.001 else f"{'p = ' * (style == 'p is')}{value:.3f}"
-    formats = {
-        "ratio": "{:.0f}" if value >= 100 else "{:.2f}",
-        "auc": "{:.3f}",
-        "short": "{:.2f}",
-        "percent": "{:.1%}",
-        "whole": "{:.0%}",
-        "gain": "{:+.3f}",
-        "count": "{}",
-    }
-    return formats[style].format(value).replace("-", MINUS).replace("%", " %")
+    if style == "p":
+        return "<0.001" if value < 0.001 else f"{value:.3f}"
+    if style == "p is":
+        return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+    form = ".0f" if style == "ratio" and value >= 100 else FORMATS[style]
+    return f"{value:{form}}".replace("-", MINUS).replace("%", " %")
 
 
 def setting_text(value: Any) -> str:

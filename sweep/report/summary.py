@@ -116,17 +116,13 @@ def _dataset(run: RunTables) -> dict[str, int | str]:
     }
 
 
-def _configurations(run: RunTables) -> list[dict[str, Any]]:
+def _configurations(run: RunTables) -> list[dict[Any, Any]]:
     all_folds = {int(fold) for fold in run.split["fold"]}
     finished = run.predictions.groupby("configuration")["fold"].agg(set).to_dict()
-    rows = []
-    for record in run.configurations.sort_values("configuration").to_dict("records"):
-        row: dict[str, Any] = {
-            str(name): None if pd.isna(value) or value == "" else value for name, value in record.items()
-        }
+    rows: list[dict[Any, Any]] = run.configurations.sort_values("configuration").replace("", None).to_dict("records")
+    for row in rows:
         row["settings"] = {name: row.pop(name) for name in run.searched}
         row["missing_folds"] = sorted(all_folds - finished.get(row["configuration"], set()))
-        rows.append(row)
     return rows
 
 
