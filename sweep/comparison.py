@@ -80,9 +80,8 @@ def paired_delong(label: Array, first: Array, second: Array) -> AucComparison:
 def paired_mean_of_folds(label: Array, first: Array, second: Array, fold: Array) -> AucComparison:
     """Two configurations' mean-of-folds AUCs over the same folds, with Student's t.
 
-    As patient_metrics.within_fold_error, on the differences of placements, so what the two have in common cancels.
-    Conditional on the trained models: that another training would differ is not in it. The better of many is
-    flattered by its selection, and p does not know that. Folds with one class have no part.
+    As patient_metrics.within_fold_error, on the differences of placements. Conditional on the trained models: that
+    another training would differ is not in it, nor that the better of many is flattered by its selection.
     """
     return _compare(label, first, second, fold, normal=False)
 

@@ -18,9 +18,8 @@ ITERATIONS = 200  # separable data take more than the 25 that the package allows
 class FeatureModel:
     """Firth's logistic regression on all features.
 
-    `table` has a row per feature: feature, coefficient, odds_ratio with low and high, p. `accuracy` is that at
-    probability 0.5 on the `patients` it was fitted to, as the study's 0.94, and so flatters; `probability` (N,) are
-    the out-of-fold probabilities, which do not. nan for the patients with a missing feature, who are left out.
+    `table` has a row per feature: feature, coefficient, odds_ratio with low and high, p. `accuracy`, on the `patients`
+    it was fitted to, flatters; the out-of-fold `probability` (N,), nan for patients with a missing feature, does not.
     """
 
     table: pd.DataFrame

@@ -120,9 +120,8 @@ def _with_seed(settings: Settings, kind: str, number: int, chosen: int) -> Setti
     own: dict[str, Any] = {"seed": derived_seed(settings.seed, kind, number)}
     if chosen:
         no_race = settings.search.racing.model_copy(update={"strategy": "none"})
-        everything = {"configurations": chosen, "racing": no_race, "deterministic": False}
-        everything |= {"max_folds": None, "max_hours": None}
-        own["search"] = settings.search.model_copy(update=everything)
+        everything = {"racing": no_race, "deterministic": False, "max_folds": None, "max_hours": None}
+        own["search"] = settings.search.model_copy(update=everything | {"configurations": chosen})
     return settings.model_copy(update=own)
 
 
@@ -155,9 +154,8 @@ def _repeated(stage: Stage, best: Sequence[Candidate], rule: Rule) -> list[dict[
 def _chosen(inner: Stage, winner: Candidate, test: Stage) -> dict[Any, Any]:
     """What an outer fold chose, how good it looked and how good it was."""
     row = {"fold": inner.number, "configuration": winner.number, "candidates": len(inner.search.candidates)}
-    return (
-        row | {"inner_auc": winner.mean_fold_auc, "auc": test.search.candidates[0].fold_aucs[0]} | dict(winner.values)
-    )
+    aucs = {"inner_auc": winner.mean_fold_auc, "auc": test.search.candidates[0].fold_aucs[0]}
+    return row | aucs | dict(winner.values)
 
 
 def _predicted(test: Stage, settings: Settings) -> list[dict[Any, Any]]:

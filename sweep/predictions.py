@@ -23,12 +23,10 @@ class PredictionsError(ValueError):
 def per_patient(predictions: pd.DataFrame, rule: Rule = "max") -> pd.DataFrame:
     """Slices of one configuration -> patients, by a rule of sweep/slices.py.
 
-    Returns patient_id, label, fold, probability, slices (how many) and sop_instance_uid of the highest slice
-    (of equals the first by its identifier), sorted by patient_id. Raises PredictionsError on a slice that
-    stands twice (so on two configurations at once) and on a probability outside 0 to 1.
+    Returns patient_id, label, fold, probability, slices (how many) and sop_instance_uid of the highest slice (of equals
+    the first), sorted by patient_id. PredictionsError on a slice that stands twice and a probability outside 0 to 1.
     """
-    _refuse_doubles(predictions, "predictions")
-    _refuse_bad_probabilities(predictions, "predictions")
+    _refuse_unsound(predictions, "predictions")
     ordered = predictions.sort_values(["patient_id", "probability", "sop_instance_uid"], ascending=[True, False, True])
     patients = ordered.drop_duplicates("patient_id").set_index("patient_id")
     patients["slices"] = ordered.groupby("patient_id").size()
@@ -41,12 +39,8 @@ def per_patient(predictions: pd.DataFrame, rule: Rule = "max") -> pd.DataFrame:
 def configuration_figures(predictions: pd.DataFrame, rule: Rule = "max") -> dict[str, float]:
     """One configuration's AUCs per patient: mean_fold_auc and sd_fold_auc over its folds, and pooled_auc."""
     label, score, fold = arrays(per_patient(predictions, rule))
-    folds = patient_metrics.mean_of_folds(label, score, fold)
-    return {
-        "mean_fold_auc": folds.value,
-        "sd_fold_auc": folds.sd,
-        "pooled_auc": patient_metrics.auc(label, score),
-    }
+    folds, pooled = patient_metrics.mean_of_folds(label, score, fold), patient_metrics.auc(label, score)
+    return {"mean_fold_auc": folds.value, "sd_fold_auc": folds.sd, "pooled_auc": pooled}
 
 
 def arrays(table: pd.DataFrame) -> tuple[patient_metrics.Array, patient_metrics.Array, patient_metrics.Array]:
@@ -72,13 +66,12 @@ def require_complete(
 ) -> pd.DataFrame:
     """The rows of the configuration, if they hold every lesion slice once, from its fold, with a probability.
 
-    As scikit-learn's cross_val_predict refuses anything but a partition. `predictions` may hold other
-    configurations, `cohort` has a row per lesion slice, `split` the fold of each patient. Raises
-    PredictionsError otherwise.
+    `predictions` may hold other configurations, `cohort` has a row per lesion slice, `split` the fold of each patient.
+    PredictionsError otherwise, as scikit-learn's cross_val_predict refuses anything but a partition.
     """
     chosen = predictions[predictions["configuration"] == configuration]
     who = f"configuration {configuration}"
-    _refuse_doubles(chosen, who)
+    _refuse_unsound(chosen, who)
     expected = cohort[[*SLICE, "label"]].merge(split[["patient_id", "fold"]], on="patient_id", how="left")
     both = expected.merge(chosen, on=SLICE, how="outer", suffixes=("_expected", ""), indicator="found")
     _refuse(both[both["found"] == "left_only"], who, "have no prediction: train their folds again")
@@ -86,15 +79,11 @@ def require_complete(
     for column in ("fold", "label"):
         wrong = both[both[column] != both[f"{column}_expected"]]
         _refuse(wrong, who, f"have another {column} than the cohort and split say: train their folds again")
-    _refuse_bad_probabilities(chosen, who)
     return chosen
 
 
-def _refuse_doubles(predictions: pd.DataFrame, who: str) -> None:
+def _refuse_unsound(predictions: pd.DataFrame, who: str) -> None:
     _refuse(predictions[predictions.duplicated(SLICE)], who, "are predicted more than once: keep one row of each")
-
-
-def _refuse_bad_probabilities(predictions: pd.DataFrame, who: str) -> None:
     sound = predictions["probability"].between(0, 1)  # False for nan
     _refuse(predictions[~sound], who, "have a probability that is not between 0 and 1: train their folds again")
 

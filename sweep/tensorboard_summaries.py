@@ -85,10 +85,7 @@ def bands_layout() -> Summary:
 
 
 def roc_picture(patients: pd.DataFrame, title: str) -> Summary:
-    """ROC curve of each fold's held-out patients, of all of them pooled, and of chance.
-
-    `patients` has a row per patient: fold, label (0 or 1), probability.
-    """
+    """ROC curve of each fold's held-out patients (as predictions.per_patient), of all of them pooled, and of chance."""
     figure = Figure(figsize=(5, 5), dpi=120, layout="constrained")
     axes = figure.add_subplot(aspect="equal", title=title)
     axes.set(xlabel="1 - specificity", ylabel="sensitivity")

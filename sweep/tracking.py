@@ -21,8 +21,8 @@ from sweep.tensorboard_summaries import bands, bands_layout, fold_curve, hparams
 class Tracker:
     """TensorBoard folder of one sweep: a run for each configuration, and in it a run for each fold.
 
-    What is on disk is never written twice nor changed, by this process or a later one, so a TensorBoard that
-    is looking on stays right. No file stays open between calls.
+    What is on disk is never written twice nor changed, so a TensorBoard that is looking on stays right. No file stays
+    open between calls.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,17 +58,12 @@ class Tracker:
             self._append(run, "finished", [(configuration, scalars({"held_out/auc": auc}))])
 
     def finish_configuration(
-        self,
-        configuration: int,
-        settings: Mapping[str, object],
-        curves: Sequence[Path],
-        patients: pd.DataFrame,
+        self, configuration: int, settings: Mapping[str, object], curves: Sequence[Path], patients: pd.DataFrame
     ) -> None:
         """Write what is known once all folds of a configuration are finished; nothing if already there.
 
-        Only now do the folds enter the HParams table: it averages the folds that it has, and a missing fold must
-        not be averaged away. `settings` are the searched ones by dotted name, `curves` the folds' curve.csv in the
-        order of the folds; `patients` has a row per patient: label (0 or 1), probability, fold.
+        Only now do the folds enter the HParams table, which averages those that it has. `settings` are the searched
+        ones by dotted name, `curves` the folds' curve.csv in their order; `patients` as predictions.per_patient.
         """
         if self.has_all_of(configuration):
             return

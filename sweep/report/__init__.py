@@ -13,15 +13,11 @@ from sweep.report.tables import read_run
 
 
 def write_report(run: Path) -> Path:
-    """Write patients.csv, summary.json and report.html into the run folder; returns the page's path.
+    """Write patients.csv, summary.json, its csv_tables and report.html into the run folder; returns the page's path.
 
-    Beside them, tables of the summary as CSV: table1 and table2 (of the study), readers_with_model, errors, roc_band,
-    calibration and decision_curve, each where the run has it.
-    Reads settings.yaml, cohort.csv, excluded.csv, split.csv, configurations.csv, predictions.parquet and, where there,
-    thresholds.csv, readers.csv and features.csv; patches and weights once, what is made of them is kept in
-    explanations/. The same tables give the same bytes of all but the page.
-    Raises RunFolderError where a table is missing or two of them disagree, PredictionsError where a complete
-    configuration has incomplete predictions, ValueError where readers.csv or features.csv cannot be read.
+    Patches and weights are read once: what is made of them is kept in explanations/. The same tables give the same
+    bytes of all but the page. Raises RunFolderError where a table is missing or two of them disagree, PredictionsError
+    where a complete configuration has incomplete predictions, ValueError where readers.csv or features.csv is wrong.
     """
     tables = read_run(run)
     patients = patient_table(tables)

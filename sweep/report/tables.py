@@ -119,13 +119,11 @@ class RunTables:
         own = self.thresholds[self.thresholds["configuration"] == configuration].set_index("fold")["threshold"]
         patients["threshold"] = patients["fold"].map(own).astype(float)
         if missing := sorted(patients.loc[patients["threshold"].isna(), "fold"].unique().tolist()):
-            raise RunFolderError(
-                f"configuration {configuration}: thresholds.csv has none for folds {missing}; start the sweep again "
-                "to rewrite it"
-            )
+            why = f"thresholds.csv has none for folds {missing}; start the sweep again to rewrite it"
+            raise RunFolderError(f"configuration {configuration}: {why}")
         label, score, _ = out_of_fold.arrays(patients)
-        patients["outcome"] = outcomes(label, score, patients["threshold"].to_numpy())
-        return patients.assign(call=(patients["probability"] >= patients["threshold"]).astype(int))
+        threshold = patients["threshold"].to_numpy()
+        return patients.assign(outcome=outcomes(label, score, threshold), call=(score >= threshold).astype(int))
 
 
 def read_run(run: Path) -> RunTables:
@@ -146,9 +144,7 @@ def read_run(run: Path) -> RunTables:
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise RunFolderError(
-            f"{path}: no such file, so this is no run folder or its sweep has not begun; start the sweep"
-        )
+        raise RunFolderError(f"{path}: no such file: no run folder, or its sweep has not begun; start the sweep")
     return path
 
 
