@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -66,7 +65,17 @@ def further_searches(run: RunFolder, settings: Settings, split: pd.DataFrame, be
     2006, doi 10.1186/1471-2105-7-91). permutations: the sweep on labels dealt anew within the folds.
     """
 
-    stage = partial(_stage, run, settings)
+    def stage(kind: str, number: int, split: pd.DataFrame, chosen: Sequence[Candidate] = (), folds: int = 0) -> Stage:
+        """A search over a split, or the training of what was chosen, all folds of it or the first `folds`."""
+        own, digest = _with_seed(settings, kind, number, len(chosen)), split_digest(split)
+        path, ledger = run.splits / f"{digest}.csv", Ledger(run.ledger, digest)
+        journal = path.with_suffix(".journal")
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, to_csv(split))
+        mend(journal)
+        values = [candidate.values for candidate in chosen]
+        study = chosen_study(own, values) if chosen else open_study(journal, digest, own.own_values())
+        return Stage(kind, number, open_search(own, study, ledger, folds or split["fold"].nunique()), ledger, path)
 
     def repeat(number: int) -> Chain:
         dealt = make_split(split, settings.folds.count or 0, derived_seed(settings.seed, "repeat", number))
@@ -86,28 +95,6 @@ def further_searches(run: RunFolder, settings: Settings, split: pd.DataFrame, be
     outer = [outer_fold(int(fold)) for fold in sorted(split["fold"].unique()) if asked.nested]
     repeats, permutations = (range(1, count + 1) for count in (asked.repeats, asked.permutations))
     return SearchPool([*map(repeat, repeats), *outer, *map(permutation, permutations)])
-
-
-def _stage(
-    run: RunFolder,
-    settings: Settings,
-    kind: str,
-    number: int,
-    split: pd.DataFrame,
-    chosen: Sequence[Candidate] = (),
-    folds: int | None = None,
-) -> Stage:
-    """A search over a split, or the training of what was chosen, all folds of it or the first `folds`."""
-    own = _with_seed(settings, kind, number, len(chosen))
-    digest = split_digest(split)
-    path, ledger = run.splits / f"{digest}.csv", Ledger(run.ledger, digest)
-    journal = path.with_suffix(".journal")
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, to_csv(split))
-    mend(journal)
-    values = [candidate.values for candidate in chosen]
-    study = chosen_study(own, values) if chosen else open_study(journal, digest, own.own_values())
-    return Stage(kind, number, open_search(own, study, ledger, folds or split["fold"].nunique()), ledger, path)
 
 
 def derived_seed(seed: int, kind: str, number: int) -> int:
