@@ -99,8 +99,9 @@ def _patients(store: PatchStore) -> Iterator[dict[str, Any]]:
 
 
 def picture(channels: NDArray[np.float16], rows: int = 2, largest: int = LARGEST_TILE, quality: int = 40) -> bytes:
-    """Channels (C, side, side) as an encoded grey image in `rows` rows, each at most `largest` pixels wide and of its own
-    brightness. Of a patch: T1W above T2W, previous, same and next.
+    """Channels (C, side, side), at most `largest` pixels wide, as an encoded grey image, each with its own brightness.
+
+    In `rows` rows from left to right; of a patch: T1W above T2W, previous, same and next.
     """
     side = min(largest, channels.shape[-1])
     images = (Image.fromarray(channel) for channel in channels.astype(np.float32))

@@ -34,10 +34,9 @@ class Ensemble:
 def compare_ensembles(
     label: Array, probability: Array, fold: Array, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Ensemble]:
-    """The best single model, the average of all, the best subset and the greedy choice, in the same resamples.
+    """The best single model, the average of all, the best subset of up to MOST_CORRECTED models, the greedy choice.
 
-    The average of all selects nothing, and often truly beats the selected ones: read them beside it. All subsets of up
-    to MOST_CORRECTED models are searched.
+    In the same resamples. The average of all selects nothing, and often truly beats the selected: read them beside it.
     """
     models, average = range(len(probability)), probability.mean(axis=0, keepdims=True)
     single = bbc_cv(label, probability, fold, resamples, seed)
@@ -68,10 +67,7 @@ def members(subset: int) -> tuple[int, ...]:
 
 
 def subset_aucs(label: Array, probability: Array, fold: Array) -> Array:
-    """AUC of every non-empty subset's average, (2^n - 1,): entry m - 1 is that of mask m.
-
-    ValueError with more than MOST_MODELS models, and as row_aucs.
-    """
+    """AUC of every subset's average, (2^n - 1,): entry m - 1 is that of mask m. ValueError beyond MOST_MODELS."""
     if len(probability) > MOST_MODELS:
         raise ValueError(f"{len(probability)} models have too many subsets: search greedily, or give {MOST_MODELS}")
     half = len(probability) // 2
@@ -88,12 +84,7 @@ def _subset_sums(probability: Array) -> Array:
 
 
 def row_aucs(label: Array, score: Array, fold: Array) -> Array:
-    """Mean of the folds' AUCs of every row, (S, N) -> (S,), ties a half; nan where no fold has both classes.
-
-    Mann-Whitney's U from the midranks of the malignant patients. ValueError on nan or a negative score.
-    """
-    if not (score >= 0).all():
-        raise ValueError("ensembles average probabilities: give numbers from 0 to 1 for every patient and model")
+    """Mean of the folds' AUCs of every row, (S, N) -> (S,), by Mann-Whitney's U; nan where no fold has both classes."""
     aucs = []
     for inside in folds_with_both_classes(label, fold):
         malignant, ranks = label[inside] == 1, rankdata(score[:, inside], axis=1)

@@ -16,7 +16,6 @@ MOST = 12  # patients shown of each outcome, so that the page stays small
 OUTCOMES = ("FN", "FP", "TP", "TN")
 FEWEST_BOXES = 2.0  # a picture's least side, in box sides
 MAP_SIDE, OPACITY = 64, 0.7
-Map = NDArray[np.float32]
 
 
 def explain_best(run: RunTables, patients: pd.DataFrame) -> Explanations:
@@ -61,7 +60,7 @@ def _patient(row: dict[Any, Any], pictures: pd.DataFrame) -> dict[str, Any]:
 
 def _evidence(rows: Any, called_malignant: bool) -> str | None:
     """Grad-CAM for the class called, each map to its own maximum, as a picture; None where nothing spoke for it."""
-    signed: Map = np.stack(list(rows)).astype(np.float32)
+    signed: NDArray[np.float32] = np.stack(list(rows)).astype(np.float32)
     cells = np.maximum(signed if called_malignant else -signed, 0)
     if not cells.max() > 0:
         return None

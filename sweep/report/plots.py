@@ -26,13 +26,10 @@ def roc(patients: pd.DataFrame, band: list[dict[str, Any]]) -> Figure:
     for inside in patient_metrics.folds_with_both_classes(label, fold):
         points, name = patient_metrics.roc_points(label[inside], score[inside]), f"fold {fold[inside][0]}"
         curves.append(_line(*points, name, {"color": "--thin", "width": 1.2}) | {"showlegend": False})
-    if len(curves) > 1:
-        mean = patient_metrics.mean_roc_points(label, score, fold)
-        curves += [*_band(band), _line(*mean, "mean of folds", {"color": "--accent", "width": 3})]
-    if len(np.unique(label)) == 2:
-        pooled = patient_metrics.roc_points(label, score)
-        curves.append(_line(*pooled, "pooled", {"color": "--malignant", "width": 2, "dash": "dash"}))
-        curves.append(_operating_point(label, patients["call"].to_numpy()))
+    mean, pooled = patient_metrics.mean_roc_points(label, score, fold), patient_metrics.roc_points(label, score)
+    curves += [*_band(band), _line(*mean, "mean of folds", {"color": "--accent", "width": 3})]
+    curves.append(_line(*pooled, "pooled", {"color": "--malignant", "width": 2, "dash": "dash"}))
+    curves.append(_operating_point(label, patients["call"].to_numpy()))
     figure = _chart(curves, "1 \N{MINUS SIGN} specificity", "sensitivity")
     figure["layout"]["height"] = 500
     figure["layout"]["yaxis"] |= {"scaleanchor": "x", "constrain": "domain"}
