@@ -28,7 +28,10 @@ def status(run: Path, now: float | None = None) -> str:
     """
     if not (run / "settings.yaml").is_file() or not (run / "split.csv").is_file():
         raise SettingsError(f"{run}: no run that has begun; name its folder, as in `python -m sweep status runs/NAME`")
-    configurations, units = _rows(run / "configurations.csv"), _units(run)
+    # The digest of datasets.folds.split_digest, without pandas: split.csv is the very text of which it is made.
+    split = hashlib.sha256((run / "split.csv").read_bytes()).hexdigest()[:16]
+    # Repeats, nested and permuted searches have units of other splits.
+    configurations, units = _rows(run / "configurations.csv"), list(run.glob(f"ledger/*/{split}/fold-*"))
     moments = _moments(units)
     finished = sorted(moment for own in moments.values() for moment in own)
     now = time.time() if now is None else now
@@ -37,21 +40,16 @@ def status(run: Path, now: float | None = None) -> str:
     asked = yaml.safe_load((run / "settings.yaml").read_text())["search"]["configurations"]
     total = _total(configurations, moments, folds, asked)
     lines = [f"{len(finished)} of {total} folds finished{last}"]
-    lines += [_in_training(units), _speed(finished, total), _best(configurations), *_failures(configurations)]
-    return "\n".join(line for line in lines if line)
+    lines += [_in_training(units), _speed(finished, total), _best(configurations)]
+    failed = (row for row in configurations if row["state"] == "failed")
+    lines += [f"configuration {row['configuration']} failed: {row['failure']}" for row in failed]
+    return "\n".join(filter(None, lines))
 
 
 def _rows(table: Path) -> list[dict[str, str]]:
     with suppress(FileNotFoundError):  # not there yet, or its folder was renamed meanwhile
         return list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     return []
-
-
-def _units(run: Path) -> list[Path]:
-    """The ledger's folders of the run's own split; repeats, nested and permuted searches have others."""
-    # The digest of datasets.folds.split_digest, without pandas: split.csv is the very text of which it is made.
-    split = hashlib.sha256((run / "split.csv").read_bytes()).hexdigest()[:16]
-    return list(run.glob(f"ledger/*/{split}/fold-*"))
 
 
 def _moments(units: Iterable[Path]) -> dict[str, list[float]]:
@@ -97,11 +95,6 @@ def _best(configurations: Sequence[dict[str, str]]) -> str:
         return "no configuration is complete"
     best = max(complete, key=lambda row: float(row["mean_fold_auc"]))
     return f"best so far: configuration {best['configuration']}, mean AUC of folds {float(best['mean_fold_auc']):.3f}"
-
-
-def _failures(configurations: Sequence[dict[str, str]]) -> list[str]:
-    failed = [row for row in configurations if row["state"] == "failed"]
-    return [f"configuration {row['configuration']} failed: {row['failure']}" for row in failed]
 
 
 def _clock(seconds: float) -> str:
