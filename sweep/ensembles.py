@@ -96,15 +96,16 @@ def row_aucs(label: Array, score: Array, fold: Array) -> Array:
 def greedy_ensemble(label: Array, probability: Array, fold: Array, resamples: int = 1000, seed: int = 0) -> Ensemble:
     """Greedy selection with replacement, corrected by repeating it in every resample, up to MOST_GREEDY."""
     models = greedy_models(label, probability, fold)
-    estimates: list[float] = []
-    repeated = resamples if probability.size <= MOST_GREEDY else 0
-    for count in draw_patients(label, fold, repeated, seed).T.astype(int) if repeated else ():
+    auc = float(row_aucs(label, probability[list(models)].mean(axis=0, keepdims=True), fold)[0])
+    if probability.size > MOST_GREEDY:
+        return Ensemble(models, auc, Estimate())
+    estimates = []
+    for count in draw_patients(label, fold, resamples, seed).T.astype(int):
         drawn, left_out = np.repeat(np.arange(len(label)), count), count == 0
         chosen = list(greedy_models(label[drawn], probability[:, drawn], fold[drawn]))
         average = probability[chosen][:, left_out].mean(axis=0, keepdims=True)
         estimates.append(float(row_aucs(label[left_out], average, fold[left_out])[0]))
-    auc = row_aucs(label, probability[list(models)].mean(axis=0, keepdims=True), fold)[0]
-    return Ensemble(models, float(auc), percentile_estimate(np.array(estimates)) if estimates else Estimate())
+    return Ensemble(models, auc, percentile_estimate(np.array(estimates)))
 
 
 def greedy_models(label: Array, probability: Array, fold: Array) -> tuple[int, ...]:
