@@ -8,10 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 from scipy.special import stdtr, stdtrit
-from scipy.stats import binom, chi2, false_discovery_control, rankdata
-from scipy.stats import fisher_exact as scipy_fisher_exact
-from scipy.stats.contingency import odds_ratio
 
 from sweep import patient_metrics
 from sweep.patient_metrics import NAN, Array, Estimate, fold_placements
@@ -64,8 +62,8 @@ def mcnemar(only_first: int, only_second: int) -> McNemar:
     doi 10.1186/1471-2288-13-91). Both are 1 without discordant patients.
     """
     fewer, discordant = min(only_first, only_second), only_first + only_second
-    twice = 2 * float(binom.cdf(fewer, discordant, 0.5))
-    return McNemar(min(1.0, twice), min(1.0, twice - float(binom.pmf(fewer, discordant, 0.5))))
+    twice = 2 * float(stats.binom.cdf(fewer, discordant, 0.5))
+    return McNemar(min(1.0, twice), min(1.0, twice - float(stats.binom.pmf(fewer, discordant, 0.5))))
 
 
 def paired_delong(label: Array, first: Array, second: Array) -> AucComparison:
@@ -112,10 +110,10 @@ def fisher_exact(first_with: int, first_all: int, second_with: int, second_all: 
     table = np.array([[first_with, first_all - first_with], [second_with, second_all - second_with]])
     if not table.sum(axis=0).all():
         return FisherTest(1.0, NAN, Estimate())
-    conditional, sample = odds_ratio(table), odds_ratio(table, kind="sample").statistic
+    conditional, sample = (stats.contingency.odds_ratio(table, kind=kind) for kind in ("conditional", "sample"))
     interval = conditional.confidence_interval()
     estimate = Estimate(float(conditional.statistic), float(interval.low), float(interval.high))
-    return FisherTest(float(scipy_fisher_exact(table).pvalue), float(sample), estimate)
+    return FisherTest(float(stats.fisher_exact(table).pvalue), float(sample.statistic), estimate)
 
 
 def holm(p: Array) -> Array:
@@ -131,7 +129,7 @@ def holm(p: Array) -> Array:
 
 def benjamini_hochberg(p: Array) -> Array:
     """Adjusted p (tests,) that keep the false discovery rate (Benjamini & Hochberg 1995); nan as in holm."""
-    return _where_tested(p, false_discovery_control)
+    return _where_tested(p, stats.false_discovery_control)
 
 
 def _where_tested(p: Array, adjust: Callable[[Array], Array]) -> Array:
@@ -152,7 +150,7 @@ def permutation_test(label: Array, score: Array, fold: Array, permutations: int 
     random, dealt = np.random.default_rng(seed), np.zeros(permutations)
     for inside in patient_metrics.folds_with_both_classes(label, fold):
         m, n = (label[inside] == 1).sum(), (label[inside] == 0).sum()
-        ranks = random.permuted(np.tile(rankdata(score[inside]), (permutations, 1)), axis=1)
+        ranks = random.permuted(np.tile(stats.rankdata(score[inside]), (permutations, 1)), axis=1)
         dealt += (ranks[:, :m].sum(axis=1) - m * (m + 1) / 2) / (m * n) / len(observed)
     reached = np.count_nonzero(dealt >= np.mean(observed) - 1e-12)
     return float((1 + reached) / (1 + permutations))
@@ -176,4 +174,4 @@ def auc_heterogeneity(label: Array, score: Array, site: Array) -> Heterogeneity:
     values, weights = np.array([aucs[name].value for name in used]), np.array([1 / variances[name] for name in used])
     q = float(weights @ (values - np.average(values, weights=weights)) ** 2)
     i_squared = max(0.0, 1 - freedom / q) if q > 0 else 0.0
-    return Heterogeneity(q, freedom, float(chi2.sf(q, freedom)), i_squared, aucs, left_out)
+    return Heterogeneity(q, freedom, float(stats.chi2.sf(q, freedom)), i_squared, aucs, left_out)

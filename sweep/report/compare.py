@@ -19,8 +19,6 @@ from sweep.report.summary import for_json
 from sweep.report.tables import RunFolderError, RunTables, read_run
 from sweep.selection_bias import bbc_cv, percentile_estimate
 
-KEPT = ["label", "fold", "probability", "call"]
-
 
 def compare_runs(first: Path, second: Path, folder: Path, common: bool = False) -> dict[str, Any]:
     """Write compare.html, comparison.csv and comparison_patients.csv into `folder`; returns what the page shows.
@@ -66,7 +64,7 @@ def _paired(runs: list[RunTables], common: bool) -> list[pd.DataFrame]:
             f"{len(other)} patients have another label in {runs[1].name} than in {runs[0].name}, the first "
             f"{other[0]}; run both on the same annotations"
         )
-    return [table.loc[both, KEPT] for table in tables]
+    return [table.loc[both, ["label", "fold", "probability", "call"]] for table in tables]
 
 
 def _aucs(runs: list[RunTables], patients: list[pd.DataFrame], same_split: bool) -> Iterator[dict[str, Any]]:

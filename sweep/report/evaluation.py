@@ -58,7 +58,7 @@ def _ensembles(label: Array, scores: Array, fold: Array, run: RunTables) -> list
         found = compare_ensembles(label, scores, fold, resamples)
     except ValueError:  # too few patients to resample, as `corrected` says
         return []
-    numbers = sorted(int(number) for number in run.complete["configuration"])
+    numbers = run.scores.columns.tolist()
     return [
         {"kind": kind, "configurations": [numbers[model] for model in ensemble.models], "auc": ensemble.auc}
         | {"corrected": asdict(ensemble.corrected)}

@@ -41,11 +41,9 @@ def galleries(run: RunTables, patients: pd.DataFrame, explained: Explanations) -
     ordered = patients.assign(place=range(len(patients)), error=(patients["label"] - patients["probability"]).abs())
     ordered = ordered.sort_values(["error", "patient_id"], ascending=[False, True])
     pictures = explained.table[explained.table["deciding"]].set_index("patient_id")
-    shown = {kind: ordered[ordered["outcome"] == kind].head(MOST) for kind in OUTCOMES}
+    shown = [_patient(row, pictures) for row in ordered.groupby("outcome").head(MOST).to_dict("records")]
     return {
-        "outcomes": {
-            kind: [_patient(row, pictures) for row in rows.to_dict("records")] for kind, rows in shown.items()
-        },
+        "outcomes": {kind: [row for row in shown if row["outcome"] == kind] for kind in OUTCOMES},
         "boxes": _boxes_shown(run),
         "context": run.setting_of_best("input.context"),
         "cells": len(pictures["map"].iloc[0]) if "map" in pictures else None,

@@ -45,7 +45,7 @@ def render(summary: dict[str, Any], patients: pd.DataFrame, run: RunTables, expl
         excluded=run.excluded.to_dict("records"),
         searched=run.searched,
         settings=list(shown_settings(run.settings)),
-        versions=_versions(),
+        versions=[("python", platform.python_version()), *((library, version(library)) for library in LIBRARIES)],
         enough_to_rank=ENOUGH_TO_RANK,
         band=BAND,
         plotly_js=Markup(get_plotlyjs()),
@@ -54,12 +54,9 @@ def render(summary: dict[str, Any], patients: pd.DataFrame, run: RunTables, expl
 
 def render_template(name: str, shown: dict[str, Any], **more: Any) -> str:
     """A template of this folder, with `shown` for its figures and, with `more`, for its text."""
+    loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals["figure"] = lambda path, style="auc": figure(shown, path, style)
     environment.filters["setting"] = setting_text
@@ -146,7 +143,3 @@ def _range(span: Mapping[str, Any]) -> str:
         values = f"{setting_text(span['low'])} to {setting_text(span['high'])}{', log scale' if span['log'] else ''}"
     asked = [f"{name} is {' or '.join(map(setting_text, choices))}" for name, choices in span["when"].items()]
     return f"{values}, where {' and '.join(asked)}" if asked else values
-
-
-def _versions() -> list[tuple[str, str]]:
-    return [("python", platform.python_version()), *((library, version(library)) for library in LIBRARIES)]

@@ -120,14 +120,8 @@ def decision_curve(rows: list[dict[str, Any]]) -> Figure:
 
 def _line(x: Sequence[float] | Array, y: Sequence[float] | Array, name: str, line: Figure) -> Figure:
     hover = "%{fullData.name}<br>%{xaxis.title.text} %{x:.3f}<br>%{yaxis.title.text} %{y:.3f}<extra></extra>"
-    return {
-        "x": np.asarray(x).tolist(),
-        "y": np.asarray(y).tolist(),
-        "mode": "lines",
-        "name": name,
-        "line": line,
-        "hovertemplate": hover,
-    }
+    points = {"x": np.asarray(x).tolist(), "y": np.asarray(y).tolist()}
+    return points | {"mode": "lines", "name": name, "line": line, "hovertemplate": hover}
 
 
 def _chart(traces: list[Figure], x: str, y: str, y_range: tuple[float, float] = (-0.02, 1.02)) -> Figure:

@@ -75,9 +75,8 @@ class RunTables:
     @property
     def best(self) -> int | None:
         """The complete configuration with the highest mean of its folds' AUCs (of equals the lowest number), if any."""
-        ranked = self.complete.dropna(subset="mean_fold_auc")
-        ranked = ranked.sort_values(["mean_fold_auc", "configuration"], ascending=[False, True])
-        return None if ranked.empty else int(ranked["configuration"].iloc[0])
+        aucs = self.complete.set_index("configuration")["mean_fold_auc"].dropna().sort_index()
+        return None if aucs.empty else int(str(aucs.idxmax()))
 
     def predictions_of(self, configuration: int) -> pd.DataFrame:
         """The configuration's out-of-fold predictions, complete and at one with its row in configurations.csv."""
