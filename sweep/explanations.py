@@ -33,8 +33,7 @@ LARGEST_TILE, QUALITY = 192, 60
 class Explanations:
     """`table` has a row per lesion slice: the columns that explain() was given, picture, and those of explain_fold().
 
-    picture: WebP of the patch, T1W beside T2W, of deciding slices only. `problem` says why columns are missing, or
-    the whole table.
+    picture: WebP of the patch, T1W beside T2W, of deciding slices only. `problem` says why any are missing.
     """
 
     table: pd.DataFrame
@@ -95,17 +94,14 @@ def _folds(run: RunFolder, row: Mapping[Any, Any], store: PatchStore, table: pd.
     settings = run.saved()
     configuration = settings.configuration({name: row[name] for name in settings.search.space})
     ledger = Ledger(run.ledger, split_digest(read_split(run.split)))
-    slices_of = {int(str(fold)): slices for fold, slices in table.groupby("fold")}
-    units = {fold: Unit(row["digest"], fold) for fold in slices_of}
-    if gone := [str(fold) for fold, unit in units.items() if not (ledger.finished(unit) / "weights.pt").is_file()]:
-        raise ValueError(f"The weights of fold {', '.join(gone)} are gone from the ledger")
     if configuration.digest != row["digest"]:
         raise ValueError("settings.yaml and configurations.csv are not of one run")
     from sweep.explain_fold import explain_fold  # torch takes seconds to import
 
-    for fold, slices in slices_of.items():
+    for fold, slices in table.groupby("fold"):
         try:
-            weights = ledger.file(units[fold], "weights.pt")
-        except LedgerError as error:  # it names a path, which the page must not
-            raise ValueError(f"The weights of fold {fold} in the ledger are not as they were written") from error
+            weights = ledger.file(Unit(row["digest"], int(str(fold))), "weights.pt")
+        except (LedgerError, FileNotFoundError) as error:  # it names a path, which the page must not
+            problem = f"The weights of fold {fold} are gone from the ledger, or not as they were written"
+            raise ValueError(problem) from error
         yield explain_fold(configuration, weights, store.patches(), slices)

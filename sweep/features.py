@@ -50,9 +50,8 @@ def read_features(path: Path, cells: pd.DataFrame | None = None) -> pd.DataFrame
 def compare_features(features: pd.DataFrame, first: Array, second: Array) -> pd.DataFrame:
     """How often each feature is present in two groups of patients, (N,) of bool each, and Fisher's exact test.
 
-    Malignant and benign patients give Table 1; false positives and true negatives the error analysis of a reader or
-    of the model. Columns: feature, first_with, first_all, second_with, second_all (patients with the feature noted),
-    p, sample_odds_ratio, odds_ratio with odds_ratio_low and _high, and p adjusted over the features: holm, bh.
+    Columns: feature, first_with, first_all, second_with, second_all (patients with the feature noted), p,
+    sample_odds_ratio, odds_ratio with odds_ratio_low and _high, and p adjusted over the features: holm, bh.
     """
     rows = []
     for name, column in features.items():

@@ -21,10 +21,9 @@ ROUNDS = 15  # of the two-way fit
 
 @dataclass(frozen=True)
 class SelectedBest:
-    """The best configuration, its own figure, and that figure without the luck of having been selected.
+    """`naive` is the criterion of row `winner`, the best, `corrected` BBC-CV's estimate with its percentile interval.
 
-    `naive` is the criterion of row `winner`, `corrected` the estimate of BBC-CV with its percentile interval, and
-    `wins` (C,) the share of resamples that each configuration won: how sure the choice is. `resampled` are the
+    `wins` (C,) is the share of resamples that each configuration won: how sure the choice is. `resampled` are the
     (resamples,) scores behind `corrected`: paired with those of other configurations on the same folds and seed.
     """
 
@@ -119,8 +118,7 @@ def _criteria(label: Array, score: Array, fold: Array, weight: Array) -> Array:
 def weighted_fold_means(label: Array, score: Array, fold: Array, weight: Array) -> Array:
     """Mean of the folds' AUCs in samples that hold patient i weight[i, b] times: (N, B) -> (B,).
 
-    With all weights 1 it is patient_metrics.mean_of_folds: a fold with one class in the sample has no part in the
-    mean; nan where all are so.
+    With all weights 1 it is patient_metrics.mean_of_folds. A fold with one class in the sample has no part in it.
     """
     return _mean(weighted_fold_aucs(label, score, fold, weight), axis=0)
 

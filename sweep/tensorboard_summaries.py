@@ -62,8 +62,7 @@ def hparams_session(row: str, settings: Mapping[str, object]) -> Summary:
 def bands(curves: Sequence[Path]) -> list[tuple[int, Summary]]:
     """(epoch, mean over folds and one standard deviation, n - 1, below and above it) of the folds' curve.csv files.
 
-    Folds stop early at different epochs. A fold that has stopped keeps its last values, so that every mean is
-    over all folds; over the folds still training it would jump whenever one leaves.
+    A fold that has stopped early keeps its last values, so that no mean jumps when one leaves.
     """
     epochs = pd.concat(dict(enumerate(map(_read, curves))), axis="columns").sort_index().ffill().stack(level=0)
     mean, sd = (epochs.groupby("epoch").agg(statistic) for statistic in ("mean", "std"))

@@ -74,8 +74,7 @@ def _cost(run: RunTables) -> dict[str, Any]:
 def _settings(run: RunTables) -> list[dict[str, Any]]:
     """Every varied setting's fANOVA importance and, of numbers, Spearman's rank correlation with the mean fold AUC.
 
-    The most important first; [] for too few configurations, or where all have one AUC. What a race dropped counts,
-    too, its other folds filled as for BBC-CV.
+    The most important first; [] for too few or equal configurations. The folds a race dropped are filled as for BBC-CV.
     """
     if len(aucs := _fold_aucs(run)) < ENOUGH_TO_RANK:
         return []
