@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +97,7 @@ def _calls(patients: list[pd.DataFrame]) -> Iterator[dict[str, Any]]:
 
 def _row(measure: str, values: Sequence[Any], difference: Estimate | None = None, **more: float) -> dict[str, Any]:
     first, second = ({"value": one.value, "low": one.low, "high": one.high} for one in values)
-    row = {"measure": measure, "first": first, "second": second, "difference": asdict(difference or Estimate())}
+    row = {"measure": measure, "first": first, "second": second, "difference": difference or Estimate()}
     return row | dict.fromkeys(("only_first_right", "only_second_right", "p", "mid_p")) | more
 
 

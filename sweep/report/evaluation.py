@@ -1,6 +1,5 @@
 """What a statistician asks of a run: the parts of summary.json that take more than counting."""
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,7 @@ def _corrected(label: Array, fold: Array, run: RunTables) -> dict[str, Any]:
     except ValueError as error:
         return {"estimate": None, "problem": f"No figure corrected for the selection: {error}."}
     wins = float(selected.wins[run.competing.columns.get_loc(run.best)])  # of equals the one that the page is about
-    return {"estimate": asdict(selected.corrected), "problem": None, "wins": wins, "resamples": resamples}
+    return {"estimate": selected.corrected, "problem": None, "wins": wins, "resamples": resamples}
 
 
 def _ensembles(label: Array, scores: Array, fold: Array, run: RunTables) -> list[dict[str, Any]]:
@@ -61,7 +60,7 @@ def _ensembles(label: Array, scores: Array, fold: Array, run: RunTables) -> list
     numbers = run.scores.columns.tolist()
     return [
         {"kind": kind, "configurations": [numbers[model] for model in ensemble.models], "auc": ensemble.auc}
-        | {"corrected": asdict(ensemble.corrected)}
+        | {"corrected": ensemble.corrected}
         for kind, ensemble in found.items()
     ]
 
@@ -72,7 +71,7 @@ def _calibration(label: Array, probability: Array) -> dict[str, Any]:
         "brier": calibration.brier_score(label, probability),
         "brier_of_prevalence": prevalence * (1 - prevalence),
         "expected_calibration_error": calibration.expected_calibration_error(label, probability),
-        **asdict(calibration.calibration(label, probability)),
+        **vars(calibration.calibration(label, probability)),
         "curve": calibration.calibration_curve(label, probability).to_dict("records"),
     }
 
@@ -105,7 +104,7 @@ def _features(run: RunTables, patients: pd.DataFrame) -> dict[str, Any] | None:
         return found | {"problem": f"No regression on all features: {str(error).rstrip('.')}."}
     noted = ~np.isnan(model.probability)
     auc = patient_metrics.mean_of_folds(label[noted], model.probability[noted], fold[noted])
-    figures = {"accuracy": model.accuracy, "patients": model.patients, "auc": asdict(auc)}
+    figures = {"accuracy": model.accuracy, "patients": model.patients, "auc": auc}
     return found | {"model": figures | {"table": model.table.to_dict("records")}}
 
 
@@ -116,7 +115,7 @@ def _sites(run: RunTables, patients: pd.DataFrame) -> dict[str, Any] | None:
     if named["site"].nunique() < 2:
         return None
     label, score, _ = predictions.arrays(named)
-    test = asdict(comparison.auc_heterogeneity(label, score, named["site"].to_numpy(str)))
+    test = dict(vars(comparison.auc_heterogeneity(label, score, named["site"].to_numpy(str))))
     counts = named.groupby("site").agg(patients=("label", "size"), malignant=("label", "sum")).to_dict("index")
     rows = [{"site": name, **counts[name], "auc": auc} for name, auc in test.pop("sites").items()]
     return test | {"rows": rows, "unnamed": len(patients) - len(named)}

@@ -20,8 +20,7 @@ TESTS = ("sensitivity_test", "specificity_test")
 def calls_measured(label: Array, call: Array) -> dict[str, Any]:
     """Counts of the calls (N,), nan where there is none, and every measure of them."""
     counts = two_by_two(label, call)
-    measured = {name: asdict(estimate) for name, estimate in measures(**counts).items()}
-    return {"counts": {kind.upper(): count for kind, count in counts.items()}, "measures": measured}
+    return {"counts": {kind.upper(): count for kind, count in counts.items()}, "measures": measures(**counts)}
 
 
 def readers_beside_model(run: RunTables, patients: pd.DataFrame) -> list[dict[str, Any]]:
@@ -82,7 +81,7 @@ def _auc(score: Array, patients: pd.DataFrame) -> dict[str, Any] | None:
     label, model, fold = (values[scored] for values in predictions.arrays(patients))
     return {
         "patients": int(scored.sum()),
-        "reader": asdict(patient_metrics.auc_interval(label, score[scored], "logit")),
+        "reader": patient_metrics.auc_interval(label, score[scored], "logit"),
         "within_folds": asdict(comparison.paired_mean_of_folds(label, score[scored], model, fold)),
         "pooled": asdict(comparison.paired_delong(label, score[scored], model)),
     }

@@ -1,6 +1,5 @@
 """What the search did: its history and cost, and which settings mattered."""
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ def _dropped(run: RunTables) -> list[dict[str, Any]]:
         test = paired_mean_of_folds(label, first, second, fold)
         own = {"configuration": row["configuration"], "folds_done": row["folds_done"], "why": row["dropped"]}
         own["mean"] = means.get(row["configuration"], np.nan)
-        rows.append(own | {"best_mean": test.second, "difference": asdict(test.difference)})
+        rows.append(own | {"best_mean": test.second, "difference": test.difference})
     return rows
 
 

@@ -1,6 +1,5 @@
 """How far the best configuration leans on each sequence: its held-out predictions from T1W or from T2W alone."""
 
-from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -29,7 +28,7 @@ def one_sequence(patients: pd.DataFrame, explained: Explanations, rule: Rule) ->
         called = (alone >= patients["threshold"]).astype(int)
         rows.append(
             {"sequence": sequence, "auc": {"value": auc.value, "low": auc.low, "high": auc.high}}
-            | {"difference": asdict(test.difference), "p": test.p, "change": float(abs(alone - both).mean())}
+            | {"difference": test.difference, "p": test.p, "change": float(abs(alone - both).mean())}
             | {"calls_changed": int((called != patients["call"]).sum())}
         )
     return rows

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import pandas as pd
@@ -85,7 +85,9 @@ def csv_tables(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def for_json(value: Any) -> Any:
-    """What JSON can hold: None for nan, "Infinity" for infinity, lists for tuples."""
+    """What JSON can hold: None for nan, "Infinity" for infinity, lists for tuples, dictionaries for dataclasses."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return for_json(asdict(value))
     if isinstance(value, dict):
         return {key: for_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -136,14 +138,14 @@ def _best(run: RunTables, patients: pd.DataFrame, settings: dict[int, dict[str, 
     return {
         "configuration": run.best,
         "settings": settings[run.best],
-        "mean_of_folds": asdict(patient_metrics.mean_of_folds(label, score, fold)),
+        "mean_of_folds": patient_metrics.mean_of_folds(label, score, fold),
         "roc_band": roc_band(label, score, fold, resamples).to_dict("records"),
         "pooled": _pooled(label, score, resamples),
-        "per_slice": asdict(slices.clustered_auc_interval(*of_slices, patient_of_slices, "logit")),
+        "per_slice": slices.clustered_auc_interval(*of_slices, patient_of_slices, "logit"),
         "average_precision": patient_metrics.average_precision(label, score),
         "prevalence": float(label.mean()),
         "permutation_p": comparison.permutation_test(label, score, fold),
-        "fold_shift": asdict(patient_metrics.fold_shift(label, score, fold)),
+        "fold_shift": patient_metrics.fold_shift(label, score, fold),
         "narrow_interval": _narrow_interval(folds),
         "folds": folds.assign(threshold=patients.groupby("fold")["threshold"].first().to_numpy()).to_dict("records"),
         "thresholds": {"lowest": float(patients["threshold"].min()), "highest": float(patients["threshold"].max())},
@@ -173,7 +175,7 @@ def _study_setting(run: RunTables, patients: pd.DataFrame) -> dict[str, Any]:
         (label, score, fold), study = predictions.arrays(patients), run.patients_of(0)["probability"].to_numpy()
         test = comparison.paired_mean_of_folds(label, score, study, fold)
         found["mean_fold_auc"] = test.second
-        found |= {"difference": asdict(test.difference), "p": test.p} if run.best else {}
+        found |= {"difference": test.difference, "p": test.p} if run.best else {}
     return found
 
 

@@ -1,6 +1,5 @@
 """What nested cross-validation, other splits and permuted labels say, as far as the run has them."""
 
-from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -26,7 +25,7 @@ def _nested(run: RunTables) -> dict[str, Any]:
     missing = sorted(set(run.split["fold"]) - set(folds["fold"]))
     label, score, fold = arrays(patients)
     call = (patients["probability"] >= patients["threshold"]).to_numpy(int)
-    done = {"mean_of_folds": asdict(mean_of_folds(label, score, fold)), **calls_measured(label, call)}
+    done = {"mean_of_folds": mean_of_folds(label, score, fold), **calls_measured(label, call)}
     rows = [{"settings": {name: row.pop(name) for name in run.searched}} | row for row in folds.to_dict("records")]
     found = {"missing_folds": [int(fold) for fold in missing], "folds": rows, "mean_of_folds": None}
     return found if missing else found | done
