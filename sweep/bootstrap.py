@@ -19,10 +19,8 @@ def bootstrap_limits(
     """
     random = np.random.default_rng(seed)
     classes = [np.flatnonzero(label == kind) for kind in np.unique(label)]
-    drawn = [
-        np.asarray(statistic(np.concatenate([random.choice(of, len(of)) for of in classes]))) for _ in range(draws)
-    ]
-    return np.asarray(np.nanquantile(drawn, [0.025, 0.975], axis=0))
+    drawn = [statistic(np.concatenate([random.choice(of, len(of)) for of in classes])) for _ in range(draws)]
+    return np.asarray(np.nanquantile(np.array(drawn), [0.025, 0.975], axis=0))
 
 
 def roc_band(label: Array, score: Array, fold: Array, draws: int = 1000, seed: int = 0) -> pd.DataFrame:

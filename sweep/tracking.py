@@ -69,8 +69,8 @@ class Tracker:
             return
         run = self._configuration_run(configuration)
         row = f"{self._sweep}/{configuration:03d}"
+        session = hparams_session(row, settings)
         for fold in range(len(curves)):
-            session = hparams_session(row, settings)
             self._append(self._fold_run(configuration, fold), "finished", [(configuration, session)])
         folds = mean_of_folds(*arrays(patients))
         picture = roc_picture(patients, f"{row}: mean AUC of folds {folds.value:.3f}, sd {folds.sd:.3f}")

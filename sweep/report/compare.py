@@ -78,7 +78,7 @@ def _aucs(runs: list[RunTables], patients: list[pd.DataFrame], same_split: bool)
             difference = percentile_estimate(selected[0].resampled - selected[1].resampled)
             yield _row("AUC, corrected for selection", [one.corrected for one in selected], difference)
     else:
-        yield _row("AUC, mean of folds", folds)
+        yield _row("AUC, mean of folds", folds, Estimate())
     pooled = [patient_metrics.auc_interval(label, score, "logit") for score in (first, second)]
     delong = comparison.paired_delong(label, first, second)
     yield _row("AUC, pooled", pooled, delong.difference, p=delong.p)
@@ -95,9 +95,9 @@ def _calls(patients: list[pd.DataFrame]) -> Iterator[dict[str, Any]]:
         yield _row(name, shares, difference, p=test.exact, **more)
 
 
-def _row(measure: str, values: Sequence[Any], difference: Estimate | None = None, **more: float) -> dict[str, Any]:
-    first, second = ({"value": one.value, "low": one.low, "high": one.high} for one in values)
-    row = {"measure": measure, "first": first, "second": second, "difference": difference or Estimate()}
+def _row(measure: str, values: Sequence[Estimate], difference: Estimate, **more: float) -> dict[str, Any]:
+    first, second = (Estimate(one.value, one.low, one.high) for one in values)  # of a FoldMean no more
+    row = {"measure": measure, "first": first, "second": second, "difference": difference}
     return row | dict.fromkeys(("only_first_right", "only_second_right", "p", "mid_p")) | more
 
 

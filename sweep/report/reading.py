@@ -39,11 +39,10 @@ def readers_beside_model(run: RunTables, patients: pd.DataFrame) -> list[dict[st
         | {"helped": _helped(call.to_numpy(), patients), "auc": _auc(scores[name].to_numpy(), patients)}
         for name, call in calls.items()
     ]
-    aucs = [row["auc"] for row in rows if row["auc"]]
     _adjust([row[test] for row in rows for test in TESTS])
     _adjust([way[test] for row in rows for way in row["helped"] for test in TESTS])
     for kind in ("within_folds", "pooled"):
-        _adjust([auc[kind] for auc in aucs])
+        _adjust([row["auc"][kind] for row in rows if row["auc"]])
     return rows
 
 
