@@ -31,7 +31,8 @@ def brier_score(label: Array, probability: Array) -> float:
 def calibration_curve(label: Array, probability: Array, bins: int = 10) -> pd.DataFrame:
     """A row per bin that holds patients: low, high, patients, mean_probability, observed, observed_low, observed_high.
 
-    A probability on an edge belongs to the lower bin. `observed` is the malignant share, with Wilson's interval.
+    Bins of equal width; a probability on an edge belongs to the lower one. `observed` is the malignant share, with
+    Wilson's interval.
     """
     edges = np.linspace(0, 1, bins + 1)
     bin_of = np.searchsorted(edges[1:-1], probability)

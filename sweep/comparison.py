@@ -1,6 +1,7 @@
 """Is one better than the other? Paired and unpaired tests of calls, AUCs, features and sites.
 
-Everywhere `label`, `fold` and scores, (N,), are those of sweep.patient_metrics. A test without data to go by gives nan.
+Everywhere `label` is (N,) with 1 = malignant and 0 = benign, scores are (N,) with higher = more malignant, and
+`fold` is (N,) with the number of the fold that held the patient out. A test without data to go by gives nan.
 """
 
 from collections.abc import Callable
@@ -56,8 +57,9 @@ class Heterogeneity:
 def mcnemar(only_first: int, only_second: int) -> McNemar:
     """Do two readers differ? From the patients that only the first and only the second called rightly.
 
-    Exact: min(1, 2 P(X <= min)) with X binomial(discordant, 1/2) (McNemar 1947). Mid-p: 2 P(X <= min) - P(X = min), not
-    as far below its level (Fagerland et al. 2013, doi 10.1186/1471-2288-13-91). Both are 1 without discordant patients.
+    Exact: min(1, 2 P(X <= min)) with X binomial(discordant, 1/2) (McNemar 1947). Mid-p: 2 P(X <= min) - P(X = min),
+    which keeps its level in all but extreme cases where the exact test is far below it (Fagerland et al. 2013,
+    doi 10.1186/1471-2288-13-91). Both are 1 without discordant patients.
     """
     fewer, discordant = min(only_first, only_second), only_first + only_second
     twice = 2 * float(stats.binom.cdf(fewer, discordant, 0.5))
@@ -76,8 +78,9 @@ def paired_delong(label: Array, first: Array, second: Array) -> AucComparison:
 def paired_mean_of_folds(label: Array, first: Array, second: Array, fold: Array) -> AucComparison:
     """Two configurations' mean-of-folds AUCs over the same folds, with Student's t.
 
-    As patient_metrics.within_fold_error, on the differences of placements. Conditional on the trained models: that
-    another training would differ is not in it, nor that the better of many is flattered by its selection.
+    As patient_metrics.within_fold_error, on the differences of placements, so what the two have in common cancels.
+    Conditional on the trained models: that another training would differ is not in it. The better of many is
+    flattered by its selection, and p does not know that. Folds with one class have no part.
     """
     return _compare(label, first, second, fold, normal=False)
 

@@ -13,8 +13,9 @@ def choose_threshold(label: Array, score: Array, sensitivity: float | None = Non
     """The threshold of highest sensitivity + specificity (Youden 1950), or the highest that keeps `sensitivity`.
 
     For the inner validation patients of a fold, (N,) each; chosen on the patients it is then scored on it flatters.
-    It lies midway between two scores, as pROC's, or is the lowest score where all shall be called. Of equal ones it is
-    the lowest: a missed malignancy weighs more. nan with one class only: take patient_metrics.THRESHOLD instead.
+    It lies midway between two scores, as pROC's, so that it favours neither side; where all shall be called it is
+    the lowest score. Of equal ones it is the lowest: a missed malignancy weighs more. nan with one class only,
+    which calls nobody: take patient_metrics.THRESHOLD instead.
     """
     if len(np.unique(label)) < 2:
         return NAN

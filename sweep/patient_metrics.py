@@ -39,7 +39,10 @@ class FoldMean(Estimate):
 
 @dataclass(frozen=True)
 class FoldShift:
-    """Mean-of-folds minus pooled AUC, its standard deviation were all folds on one scale, and 1.96 times that."""
+    """Mean-of-folds minus pooled AUC, its standard deviation were all folds on one scale, and 1.96 times that.
+
+    The difference exceeds the limit in one of twenty runs by chance alone.
+    """
 
     difference: float
     noise: float
@@ -117,10 +120,12 @@ def fold_aucs(label: Array, score: Array, fold: Array) -> dict[int, float]:
 
 
 def mean_of_folds(label: Array, score: Array, fold: Array) -> FoldMean:
-    """Mean of the folds' AUCs, the primary figure: score shifts between fold models cannot touch it.
+    """Mean of the folds' AUCs with its interval, from the patients' influence within their folds.
 
-    `sd` is the folds' sample standard deviation. The interval is within_fold_error's; `influence_curve` is that of
-    LeDell et al. 2015 (doi 10.1214/15-EJS1035), which docs/measurements.md shows to be too narrow for small folds.
+    The primary figure: it compares patients only within a fold, so score shifts between fold models cannot
+    touch it. `sd` is the folds' sample standard deviation. Patients of folds with one class are left out;
+    `undefined` names these folds. The interval is within_fold_error's; `influence_curve` is that of LeDell et
+    al. 2015 (doi 10.1214/15-EJS1035), which docs/measurements.md shows to be too narrow for small folds.
     """
     undefined = tuple(int(number) for number in np.unique(fold) if len(np.unique(label[fold == number])) < 2)
     if not (placed := fold_placements(label, score, fold)):
@@ -145,10 +150,12 @@ def fold_placements(label: Array, score: Array, fold: Array) -> list[tuple[Array
 def within_fold_error(placed: list[tuple[Array, Array]]) -> tuple[float, float]:
     """Standard error of the mean of folds' AUCs, and its degrees of freedom; nan without spread to measure.
 
-    `placed` holds each fold's placements, or for the difference of two AUCs the differences of placements. The variance
-    of a fold's AUC is S1/n1 + S0/n0, with S the variance of the placements of a class (DeLong et al. 1988, doi
-    10.2307/2531595), pooled over the K folds with K fewer degrees of freedom than patients; the freedom of the sum is
-    Welch and Satterthwaite's. Without the K it would be LeDell's mean squared influence, biased downwards.
+    `placed` holds each fold's placements, or for the difference of two AUCs the differences of placements.
+
+    The variance of a fold's AUC is S1/n1 + S0/n0, with S the variance of the placements of a class (DeLong et
+    al. 1988, doi 10.2307/2531595). S is pooled over the K folds, with K fewer degrees of freedom than patients,
+    since a fold of two malignant patients says little of it; the freedom of the sum is Welch and Satterthwaite's.
+    Without the K it would be LeDell's mean squared influence, biased downwards.
     """
     parts = []
     for of_class in zip(*placed, strict=True):
@@ -179,8 +186,9 @@ def _influence_error(placed: list[tuple[Array, Array]]) -> float:
 def fold_shift(label: Array, score: Array, fold: Array, seed: int = 0) -> FoldShift:
     """Do mean-of-folds and pooled AUC differ by more than noise? Patients of one-class folds are left out.
 
-    If the fold models score on one scale, dealing the folds anew within each class leaves the pooled AUC as it is, and
-    the mean of folds varies around it: `noise` is its standard deviation over DEALS such permutations.
+    If the fold models score on one scale, the fold that a patient fell into is arbitrary: dealing the folds anew
+    within each class leaves the pooled AUC as it is, and the mean of folds varies around it. `noise` is its standard
+    deviation over DEALS such permutations.
     """
     inside = ~np.isin(fold, mean_of_folds(label, score, fold).undefined)
     label, score, fold = label[inside], score[inside], fold[inside]
@@ -210,7 +218,8 @@ def roc_points(label: Array, score: Array) -> tuple[Array, Array]:
 def mean_roc_points(label: Array, score: Array, fold: Array) -> tuple[Array, Array]:
     """Folds' ROC curves averaged vertically (Fawcett 2006); the area is the mean of the folds' AUCs, exactly.
 
-    Each rate stands twice, before and after the curves' jumps there; nan without a fold that holds both classes.
+    Each rate stands twice, before and after the curves' jumps there. Folds with one class are left out; nan without
+    another.
     """
     curves = [roc_points(label[inside], score[inside]) for inside in folds_with_both_classes(label, fold)]
     if not curves:

@@ -23,8 +23,9 @@ class PredictionsError(ValueError):
 def per_patient(predictions: pd.DataFrame, rule: Rule = "max") -> pd.DataFrame:
     """Slices of one configuration -> patients, by a rule of sweep/slices.py.
 
-    Returns patient_id, label, fold, probability, slices (how many) and sop_instance_uid of the highest slice (of equals
-    the first), sorted by patient_id. PredictionsError on a slice that stands twice and a probability outside 0 to 1.
+    Returns patient_id, label, fold, probability, slices (how many) and sop_instance_uid of the highest slice
+    (of equals the first by its identifier), sorted by patient_id. Raises PredictionsError on a slice that
+    stands twice (so on two configurations at once) and on a probability outside 0 to 1.
     """
     _refuse_unsound(predictions, "predictions")
     ordered = predictions.sort_values(["patient_id", "probability", "sop_instance_uid"], ascending=[True, False, True])
@@ -66,8 +67,9 @@ def require_complete(
 ) -> pd.DataFrame:
     """The rows of the configuration, if they hold every lesion slice once, from its fold, with a probability.
 
-    `predictions` may hold other configurations, `cohort` has a row per lesion slice, `split` the fold of each patient.
-    PredictionsError otherwise, as scikit-learn's cross_val_predict refuses anything but a partition.
+    As scikit-learn's cross_val_predict refuses anything but a partition. `predictions` may hold other
+    configurations, `cohort` has a row per lesion slice, `split` the fold of each patient. Raises
+    PredictionsError otherwise.
     """
     chosen = predictions[predictions["configuration"] == configuration]
     who = f"configuration {configuration}"

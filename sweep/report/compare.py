@@ -22,7 +22,8 @@ from sweep.selection_bias import bbc_cv, percentile_estimate
 def compare_runs(first: Path, second: Path, folder: Path, common: bool = False) -> dict[str, Any]:
     """Write compare.html, comparison.csv and comparison_patients.csv into `folder`; returns what the page shows.
 
-    RunFolderError where a run has no complete configuration, a patient two labels, or, without `common`, one run alone.
+    `common` compares on the patients of both runs where these differ; otherwise that raises RunFolderError, as do
+    a patient with two labels and a run without a complete configuration.
     """
     runs = [read_run(path) for path in (first, second)]
     patients = _paired(runs, common)
