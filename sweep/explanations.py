@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from datasets.folds import read_split, split_digest
 from datasets.patch_store import PatchStore
 from sweep.contact_sheet import picture
-from sweep.ledger import Ledger, LedgerError, Unit
+from sweep.ledger import Ledger, LedgerError, Unit, write_atomically
 from sweep.predictions import SLICE
-from sweep.run_folder import RunFolder, write_parquet
+from sweep.run_folder import RunFolder
 from sweep.settings import SettingsError
 
 SAME = [1, 4]  # channels of the lesion's own slice: T1W, T2W
@@ -61,7 +61,7 @@ def explain(run: Path, configuration: Mapping[Any, Any], slices: pd.DataFrame, s
         return Explanations(table, str(error))
     shutil.rmtree(kept.parent, ignore_errors=True)  # another configuration was the best
     kept.parent.mkdir()
-    write_parquet(kept, table)
+    write_atomically(kept, table.to_parquet(index=False))
     return Explanations(table, None)
 
 

@@ -182,7 +182,7 @@ def write_tables(run: RunFolder, ledger: Ledger, candidates: Sequence[Candidate]
     write_atomically(run.path / "costs.csv", to_csv(pd.DataFrame(_costs(ledger, candidates), columns=COST_COLUMNS)))
     filled = [table for table in predictions if len(table)]
     everything = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=COLUMNS)
-    write_parquet(run.path / "predictions.parquet", everything)
+    write_atomically(run.path / "predictions.parquet", everything.to_parquet(index=False))
 
 
 def _costs(ledger: Ledger, candidates: Sequence[Candidate]) -> Iterator[dict[str, object]]:
@@ -207,10 +207,3 @@ def _row(candidate: Candidate, predictions: pd.DataFrame, rule: Rule) -> dict[st
         "dropped": candidate.why_dropped,
         **candidate.values,
     }
-
-
-def write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Write a table so that a reader sees the old file or the new, never a part."""
-    temporary = path.with_suffix(".partial")
-    table.to_parquet(temporary, index=False)
-    temporary.replace(path)

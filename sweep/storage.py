@@ -26,7 +26,7 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, LocalFileSystem, copy
 from sweep.settings import SettingsError, is_url
 
 LARGE = {"weights.pt", "last.ckpt"}  # fetched by who needs them
-NOT_WHOLE = re.compile(r"\..*|.*\.(unfinished|partial|lock)")
+NOT_WHOLE = re.compile(r"\..*|.*\.(unfinished|lock)")
 SECONDS_BETWEEN_ROUNDS, SECONDS_UNTIL_DEAD = 3.0, 15.0
 
 log = logging.getLogger("sweep")
