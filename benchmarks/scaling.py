@@ -44,6 +44,7 @@ from sweep.compose import load_settings
 from sweep.ledger import Ledger, Unit
 from sweep.proposals import open_study
 from sweep.run_folder import RunFolder, open_search, write_tables
+from sweep.search_pool import SearchPool, Stage
 from sweep.settings import Settings
 from sweep.worker import FoldTrainable
 
@@ -103,12 +104,12 @@ def sweep(slots: int, seconds: float, rounds: int) -> None:
     chosen = settings(-(-slots * rounds // FOLDS), "resources.gpus_per_fold=0")
     with tempfile.TemporaryDirectory() as name, nodes(slots) as address:
         folder = Path(name)
-        ledger = Ledger(folder / "ledger", "split")
-        study = open_study(folder / "optuna.journal", "scaling", chosen.own_values())
-        search = open_search(chosen, study, ledger, FOLDS)
-        store, place, began = PatchStore(folder, ""), (ledger, folder), time.monotonic()
+        ledger, journal = Ledger(folder / "ledger", "split"), folder / "optuna.journal"
+        search = open_search(chosen, open_study(journal, "scaling", chosen.own_values()), ledger, FOLDS)
+        pool = SearchPool([iter([Stage("scaling", 0, search, ledger, folder, journal)])])
+        store, began = PatchStore(folder, ""), time.monotonic()
         joined = chosen.model_copy(update={"cluster": chosen.cluster.model_copy(update={"address": address})})
-        tune_adapter.run_units(search, joined, store, lambda _: place, on_event=lambda *_: None, beat=lambda: None)
+        tune_adapter.run_units(pool, joined, store, on_event=lambda *_: None, beat=lambda: None)
         report(f"{slots} slots", ledger.folder, began, slots)
 
 

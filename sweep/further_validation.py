@@ -75,7 +75,8 @@ def further_searches(run: RunFolder, settings: Settings, split: pd.DataFrame, be
         mend(journal)
         values = [candidate.values for candidate in chosen]
         study = chosen_study(own, values) if chosen else open_study(journal, digest, own.own_values())
-        return Stage(kind, number, open_search(own, study, ledger, folds or split["fold"].nunique()), ledger, path)
+        search = open_search(own, study, ledger, folds or split["fold"].nunique())
+        return Stage(kind, number, search, ledger, path, journal)
 
     def repeat(number: int) -> Chain:
         dealt = make_split(split, settings.folds.count or 0, derived_seed(settings.seed, "repeat", number))

@@ -29,9 +29,9 @@ from sweep.proposals import open_study, sampler
 from sweep.report import write_report
 from sweep.run_folder import RunFolder, candidate_predictions, open_search, write_tables
 from sweep.search import Search
-from sweep.search_pool import SearchPool
+from sweep.search_pool import SearchPool, Stage
 from sweep.settings import Settings, below
-from sweep.storage import at_hand, share
+from sweep.storage import at_hand
 from sweep.tracking import Tracker
 
 log = logging.getLogger("sweep")
@@ -126,12 +126,8 @@ def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger
                 for fold in candidate.running:
                     tracker.follow(candidate.number, fold, ledger.curve(candidate.unit(fold)))
 
-        def place(_: Candidate) -> tuple[Ledger, Path]:
-            share(run.journal)  # no unit is trained before its candidate stands at the URL
-            return ledger, run.split
-
-        share(run.split)
-        run_units(search, settings, store, place, on_event=on_event, beat=beat)
+        pool = SearchPool([iter([Stage("sweep", 0, search, ledger, run.split, run.journal)])])
+        run_units(pool, settings, store, on_event=on_event, beat=beat)
 
 
 def _announce(settings: Settings, split: pd.DataFrame, search: Search) -> None:
@@ -166,12 +162,8 @@ def _validate_further(
     if not pool.is_finished:
         from sweep.tune_adapter import run_units
 
-        def place(candidate: Candidate) -> tuple[Ledger, Path]:
-            share(run.splits)
-            return pool.stage(candidate).ledger, pool.stage(candidate).split
-
         try:
-            run_units(pool, settings, store, place, on_event=on_event, beat=lambda: None)
+            run_units(pool, settings, store, on_event=on_event, beat=lambda: None)
         finally:
             for journal in run.splits.glob("*.journal"):
                 seal(journal)

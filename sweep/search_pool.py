@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from sweep.candidate import Candidate
@@ -20,6 +21,7 @@ class Stage:
     search: Search
     ledger: Ledger
     split: Path
+    journal: Path
 
 
 Chain = Iterator[Stage]
@@ -27,7 +29,7 @@ Chain = Iterator[Stage]
 
 
 class SearchPool:
-    """Hands out the units of the earliest chain that has one waiting; the outcome goes to the search it came from."""
+    """Hands out the units of the earliest chain that has one waiting."""
 
     def __init__(self, chains: Sequence[Chain]) -> None:
         self._chains = chains
@@ -36,9 +38,12 @@ class SearchPool:
         self._handed_out: dict[int, Stage] = {}  # by the candidate's id(): equal candidates stand in several searches
 
     def _unfinished(self) -> Iterator[Stage]:
-        for chain, begun in zip(self._chains, self.begun, strict=True):
-            while stage := _current(chain, begun):
-                yield stage
+        for further, begun in zip(self._chains, self.begun, strict=True):
+            for stage in chain(begun[-1:], further):
+                if stage not in begun:
+                    begun.append(stage)
+                if not stage.search.is_finished:
+                    yield stage
                 if not stage.search.is_finished:  # it may have turned out to be, when it was asked for a unit
                     break
 
@@ -50,23 +55,8 @@ class SearchPool:
         return None
 
     def stage(self, candidate: Candidate) -> Stage:
-        """Where a candidate that was handed out belongs."""
+        """Where a candidate that was handed out belongs, and its outcomes are to be told."""
         return self._handed_out[id(candidate)]
-
-    def returned(self, candidate: Candidate, fold: int) -> None:
-        self.stage(candidate).search.returned(candidate, fold)
-
-    def succeeded(self, candidate: Candidate, fold: int) -> None:
-        self.stage(candidate).search.succeeded(candidate, fold)
-
-    def failed(self, candidate: Candidate, fold: int, reason: str, *, final: bool = False) -> None:
-        self.stage(candidate).search.failed(candidate, fold, reason, final=final)
-
-    def hopeless(self, candidate: Candidate, fold: int, reason: str) -> None:
-        self.stage(candidate).search.hopeless(candidate, fold, reason)
-
-    def hopeless_below(self, candidate: Candidate, fold: int) -> tuple[float, ...]:
-        return self.stage(candidate).search.hopeless_below(candidate, fold)
 
     @property
     def is_finished(self) -> bool:
@@ -76,12 +66,3 @@ class SearchPool:
     def candidates(self) -> list[Candidate]:
         """Of all stages so far."""
         return [candidate for begun in self.begun for stage in begun for candidate in stage.search.candidates]
-
-
-def _current(chain: Chain, begun: list[Stage]) -> Stage | None:
-    """The chain's unfinished stage, begun if need be; None at its end."""
-    while not begun or begun[-1].search.is_finished:
-        if (stage := next(chain, None)) is None:
-            return None
-        begun.append(stage)
-    return begun[-1]

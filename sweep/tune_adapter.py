@@ -23,11 +23,11 @@ from ray.tune.search import Searcher
 from datasets.patch_store import PatchStore
 from sweep.allocation import fold_resources, pack_size, trial_resources
 from sweep.candidate import Candidate
-from sweep.ledger import Ledger, Unit
+from sweep.ledger import Unit
 from sweep.node_copy import publish
-from sweep.search import Search
 from sweep.search_pool import SearchPool
 from sweep.settings import Cluster, Configuration, Settings, SettingsError, is_url
+from sweep.storage import share
 from sweep.watch import Watch, living_nodes, outlive_lack_of_memory
 from sweep.worker import FoldTrainable, Work
 
@@ -37,28 +37,26 @@ WORKER_ENVIRONMENT = {
 }
 
 Pack = list[tuple[Candidate, int]]
-Place = Callable[[Candidate], tuple[Ledger, Path]]
 
 log = logging.getLogger("sweep")
 
 
 class UnitSearcher(Searcher):
-    """Passes `Search`'s units to Tune and Tune's outcomes back.
+    """Passes the pool's units to Tune and Tune's outcomes back.
 
     Tune would take an exception in here for a failed trial, so the first one is kept for the driver and ends the sweep.
     """
 
     def __init__(
         self,
-        search: Search | SearchPool,
-        place: Place,
+        pool: SearchPool,
         on_event: Callable[[Candidate, int], None],
         watch: Watch,
         config: Mapping[str, Any],
     ) -> None:
         """`config`: of every worker, see FoldTrainable; the others as for `run_units`."""
         super().__init__()
-        self._search, self._place, self._on_event, self._watch = search, place, on_event, watch
+        self._pool, self._on_event, self._watch = pool, on_event, watch
         self._common, self._packs = config, dict[str, Pack]()
         self._failed_on = defaultdict[Unit, set[str]](set)
         self.pack_size: Callable[[Configuration], int] = lambda _: 1
@@ -73,7 +71,7 @@ class UnitSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Ray's own FINISHED is a str
         with self._errors_kept():
-            if self.error or self._search.is_finished:
+            if self.error or self._pool.is_finished:
                 return Searcher.FINISHED
             # A retry waits for more room than others leave: nobody else starts before it has.
             if self._watch.avoiding or not (pack := self._next_pack()):
@@ -93,7 +91,7 @@ class UnitSearcher(Searcher):
             if was_retry or self._watch.avoiding or self.error or not (pack := self._next_pack()):
                 return True
             if _is_retry(pack):  # for a worker with more room
-                self._search.returned(*pack[0])
+                self._pool.stage(pack[0][0]).search.returned(*pack[0])
                 return True
             self._packs[trial_id] = pack
             self._watch.actors[trial_id].reset_config.remote(self._config(pack))
@@ -106,21 +104,26 @@ class UnitSearcher(Searcher):
     def folders(self, trial_id: str) -> list[Path]:
         """In which a trial's worker works."""
         pack = self._packs.get(trial_id, [])
-        return [self._place(candidate)[0].partial(candidate.unit(fold)) for candidate, fold in pack]
+        return [self._pool.stage(candidate).ledger.partial(candidate.unit(fold)) for candidate, fold in pack]
 
     def _next_pack(self) -> Pack:
         """Units for one worker; one that failed before goes alone, so that it takes no others with it again."""
         pack: Pack = []
         size = 1
-        while len(pack) < size and (unit := self._search.next_unit()):
+        while len(pack) < size and (unit := self._pool.next_unit()):
             pack.append(unit)
             size = 1 if _is_retry(pack[:1]) else self.pack_size(pack[0][0].configuration)
         return pack
 
     def _config(self, pack: Pack) -> dict[str, Any]:
-        bar = self._search.hopeless_below
-        pack_of_work = [Work(one.configuration, fold, *self._place(one), bar(one, fold)) for one, fold in pack]
-        return {"pack": pack_of_work, **self._common}
+        return {"pack": [self._work(candidate, fold) for candidate, fold in pack], **self._common}
+
+    def _work(self, candidate: Candidate, fold: int) -> Work:
+        stage = self._pool.stage(candidate)
+        for path in (stage.split, stage.journal):
+            share(path)  # no unit is trained before its candidate stands at the URL
+        bar = stage.search.hopeless_below(candidate, fold)
+        return Work(candidate.configuration, fold, stage.ledger, stage.split, bar)
 
     def _elsewhere(self, trial_id: str, pack: Pack) -> dict[str, Any]:
         """A retry gets twice the room of the last try, for memory may have been short, and another node if any."""
@@ -139,23 +142,24 @@ class UnitSearcher(Searcher):
                 self._take_outcome(candidate, fold, node, stalled)
 
     def _take_outcome(self, candidate: Candidate, fold: int, node: str | None, stalled: str | None) -> None:
-        (ledger, _), unit = self._place(candidate), candidate.unit(fold)
+        stage, unit = self._pool.stage(candidate), candidate.unit(fold)
+        search, ledger = stage.search, stage.ledger
         ledger.fetch(unit)
         if ledger.is_done(unit):
             for damaged in ledger.finished(unit).glob("*.damaged"):
                 log.warning("%s: a checkpoint that was not whole was not used", damaged)
-            self._search.succeeded(candidate, fold)
+            search.succeeded(candidate, fold)
         elif node and node not in living_nodes():
             log.warning("configuration %d fold %d goes on elsewhere: its node goes away", candidate.number, fold)
-            self._search.returned(candidate, fold)  # no try of its own: machines that come and go must not fail it
+            search.returned(candidate, fold)  # no try of its own: machines that come and go must not fail it
             return
         else:
             reason, kind = ledger.take_failure(unit)
             if kind == "hopeless":
-                self._search.hopeless(candidate, fold, reason)
+                search.hopeless(candidate, fold, reason)
             else:
                 self._failed_on[unit] |= {node} if node else set()
-                self._search.failed(candidate, fold, stalled or reason, final=kind == "final")
+                search.failed(candidate, fold, stalled or reason, final=kind == "final")
         self._on_event(candidate, fold)
 
     # What is done stands in the ledger and Optuna's journal: Tune's snapshots of the searcher hold nothing.
@@ -171,23 +175,21 @@ def _is_retry(pack: Pack) -> bool:
 
 
 def run_units(
-    search: Search | SearchPool,
+    pool: SearchPool,
     settings: Settings,
     store: PatchStore,
-    place: Place,
     *,
     on_event: Callable[[Candidate, int], None],
     beat: Callable[[], None],
 ) -> None:
-    """Train the search's units on Ray until it is finished or interrupted by Ctrl-C or SIGTERM.
+    """Train the pool's units on Ray until it is finished or interrupted by Ctrl-C or SIGTERM.
 
     An interruption ends the workers at once; each unit's last epoch is on disk.
 
     Args:
-        search: hands out the units and takes their outcomes.
+        pool: its ledgers and splits are where every worker sees them.
         settings: what a unit takes of a machine, and the Ray to join, if any.
         store: the cohort's patches, where every worker sees them.
-        place: of a candidate: its ledger and the split that it is trained on, where every worker sees them.
         on_event: called with the candidate and fold after each outcome.
         beat: called about every second, to show progress.
 
@@ -200,7 +202,7 @@ def run_units(
     config = _worker_config(settings, store)
     with _ray(cluster) as scratch, _stop_requested() as stop, suppress(KeyboardInterrupt):
         watch = Watch(beat, stop, lambda trial: searcher.folders(trial), resources.stall_minutes)
-        searcher = UnitSearcher(search, place, on_event, watch, config)
+        searcher = UnitSearcher(pool, on_event, watch, config)
         available = ray.cluster_resources()  # type: ignore[no-untyped-call]
         needed, slots = fold_resources(resources, available, cluster.folds_at_once)
         watch.needed, watch.more_nodes_may_come = needed, cluster.folds_at_once is not None

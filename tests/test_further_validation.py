@@ -66,7 +66,7 @@ def drive(
     while len(done) < units and (unit := pool.next_unit()):
         stage = pool.stage(unit[0])
         train(stage, *unit, seed, effect)
-        pool.succeeded(*unit)
+        stage.search.succeeded(*unit)
         done.append((stage.split.stem, unit[0].number, unit[1]))
     return done
 

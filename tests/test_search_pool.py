@@ -12,9 +12,8 @@ from tests.test_search import CONFIGURATIONS, FOLDS, open_search
 def stage(folder: Path, number: int) -> Stage:
     own = folder / str(number)
     own.mkdir(parents=True, exist_ok=True)
-    return Stage(
-        "test", number, open_search(own, ["resources.tries=1"]), Ledger(own / "ledger", "split"), own / "split.csv"
-    )
+    search, ledger = open_search(own, ["resources.tries=1"]), Ledger(own / "ledger", "split")
+    return Stage("test", number, search, ledger, own / "split.csv", own / "optuna.journal")
 
 
 def two_stages(folder: Path) -> Chain:
@@ -27,7 +26,7 @@ def finish_next(pool: SearchPool) -> int:
     where = pool.stage(candidate)
     where.ledger.begin(candidate.unit(fold))
     where.ledger.finish(candidate.unit(fold))
-    pool.succeeded(candidate, fold)
+    where.search.succeeded(candidate, fold)
     return where.number
 
 
@@ -51,5 +50,5 @@ def test_a_failure_is_counted_by_the_search_it_belongs_to(tmp_path: Path) -> Non
     first, *_ = (pool.next_unit() or pytest.fail("no unit") for _ in range(FOLDS * CONFIGURATIONS))
     second = pool.next_unit() or pytest.fail("no unit")
     assert first[0].configuration == second[0].configuration and pool.stage(second[0]).number == 2
-    pool.failed(*second, "training diverged")
+    pool.stage(second[0]).search.failed(*second, "training diverged")
     assert (first[0].state, second[0].state) == ("running", "failed")

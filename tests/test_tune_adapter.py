@@ -24,6 +24,7 @@ from sweep.ledger import Ledger
 from sweep.proposals import open_study
 from sweep.run_folder import RunFolder, held_out_auc, write_tables
 from sweep.search import Search
+from sweep.search_pool import SearchPool, Stage
 from sweep.settings import Settings
 from sweep.tune_adapter import run_units
 from tests.folds import train_fold
@@ -46,8 +47,9 @@ class Sweep:
     after_fold: Callable[[], None] = lambda: None
 
     def run(self) -> None:
-        place = self.ledger, self.split
-        run_units(self.search, self.settings, self.store, lambda _: place, on_event=self.note, beat=lambda: None)
+        journal = self.split.with_name("optuna.journal")
+        pool = SearchPool([iter([Stage("test", 0, self.search, self.ledger, self.split, journal)])])
+        run_units(pool, self.settings, self.store, on_event=self.note, beat=lambda: None)
 
     def note(self, candidate: Candidate, fold: int) -> None:
         self.events.append((candidate.number, fold))
