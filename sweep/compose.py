@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,8 @@ from pydantic import ValidationError
 from sweep.settings import SEARCHABLE, Data, Range, Settings, SettingsError, Value, flatten, setting_type
 
 # The user's own texts, taken as they stand: Hydra's grammar knows no umlauts, and no "=" or "(" in a path.
-OWN_TEXTS = [
-    "output",
-    "cache",
-    "cluster.node_folder",
-    "data.root",
-    "data.annotations",
-    "data.pseudonym_key",
-    "data.labels",
-    "model.weights",
-]
-OWN_TEXTS += ["evaluation.readers", "evaluation.features"]
+OWN_TEXTS = ["output", "cache", "cluster.node_folder", "model.weights", "evaluation.readers", "evaluation.features"]
+OWN_TEXTS += ["data.root", "data.annotations", "data.pseudonym_key", "data.labels"]
 
 
 def load_settings(overrides: Sequence[str]) -> Settings:
@@ -62,18 +53,16 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
             config = compose("config", overrides=others)
         for override in ranges:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=False, force_add=True)
-        tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        tree: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingConfigException as error:
         options = ", ".join(error.options or ())
         raise SettingsError(f"{error.missing_cfg_file}: there is no such choice; choose one of {options}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise SettingsError(_one_line(str(error))) from error
-    if not isinstance(tree, dict):
-        raise SettingsError("conf/config.yaml must hold a mapping of settings")
     for key, text in texts.items():
         section, _, name = key.rpartition(".")
         (tree[section] if section else tree)[name] = _own_text(key, text)
-    return {str(key): value for key, value in tree.items()}
+    return dict(tree)
 
 
 def _own_text(key: str, text: str) -> Any:
@@ -104,23 +93,13 @@ def _nearest(name: str) -> str:
 
 
 def _validated(tree: dict[str, Any]) -> Settings:
-    search = tree["search"]
-    if isinstance(search, dict) and isinstance(search.get("space"), dict | None):
-        search["space"] = dict(_flat(search.get("space") or {}))
+    if isinstance(space := tree["search"].get("space"), dict | None):
+        spans = flatten(space or {}, leaves=Range.model_fields.keys())
+        tree["search"]["space"] = {name: span for name, span in spans.items() if span is not None}
     try:
         return Settings(**tree)
     except ValidationError as error:
         raise SettingsError("; ".join(map(_sentence, error.errors()))) from error
-
-
-def _flat(space: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in space.items():
-        if value is None:
-            continue
-        if isinstance(value, dict) and not value.keys() & Range.model_fields.keys():
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _sentence(error: Any) -> str:
@@ -140,8 +119,6 @@ def _check_output(output: str) -> None:
 
 def _check_data(data: Data) -> None:
     if data.source == "phantom":
-        if data.root is not None and not data.root.exists():
-            raise SettingsError(f"data.root={data.root}: no such folder; name an existing one, with data=dicom")
         for name, value in (("data.root", data.root), ("data.annotations", data.annotations)):
             if value is not None:
                 raise SettingsError(f"{name}={value}: the phantom writes its own files; add data=dicom to use yours")
@@ -171,7 +148,8 @@ def _check_space(settings: Settings) -> None:
             raise SettingsError(f"search.space.{name}: no such setting{_nearest(name)}; ranges may stand in {sections}")
         if setting_type(name) not in (int, float) and span.choices is None:
             raise SettingsError(f"search.space.{name}: has no numbers in between; write {{choices: [...]}}")
-        if setting_type(name) is int and span.choices is None and not _is_whole(span.low, span.high, span.step):
+        numbers = span.low, span.high, span.step
+        if setting_type(name) is int and any(number and number != int(number) for number in numbers):
             raise SettingsError(f"search.space.{name}: takes whole numbers; write whole low, high and step")
         _check_condition(settings, name, span)
     own = settings.own_values()
@@ -237,10 +215,6 @@ def _check_evaluation(settings: Settings) -> None:
             f"evaluation.repeats={evaluation.repeats}: sites are dealt to folds in one way only; write "
             "evaluation.repeats=0, or folds=tenfold"
         )
-
-
-def _is_whole(*numbers: float | None) -> bool:
-    return all(number is None or number == int(number) for number in numbers)
 
 
 def _check_configuration(settings: Settings, name: str, value: Value) -> None:

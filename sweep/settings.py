@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,11 +22,12 @@ class SettingsError(ValueError):
     """A setting that cannot be used; the message names it, quotes its value and says what to write instead."""
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
+def flatten(tree: Mapping[str, Any], prefix: str = "", leaves: Collection[str] = ()) -> dict[str, Any]:
+    """Nested settings by dotted name; a mapping that has one of the keys `leaves` stays as it is."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        nested = isinstance(value, Mapping) and value.keys().isdisjoint(leaves)
+        flat |= flatten(value, f"{prefix}{name}.", leaves) if nested else {prefix + name: value}
     return flat
 
 

@@ -43,7 +43,7 @@ from sweep.settings import SettingsError
         ("model=alexnet", r"^model/alexnet: there is no such choice; choose one of narrow, resnet50$"),
         ("model.backbone=alexnet", r"^model\.backbone=alexnet: "),
         ("model.weights=/nowhere.pt", r"^model\.weights=/nowhere\.pt: no such file"),
-        ("data.root=/nowhere", r"^data\.root=/nowhere: no such folder"),
+        ("data.root=/nowhere", r"^data\.root=/nowhere: the phantom writes its own files; add data=dicom"),
         ("data.root=/", r"^data\.root=/: the phantom writes its own files; add data=dicom"),
         ("data=dicom", r"^data\.root=None: no such folder"),
         ("input.context=4", r"^input\.context=4\.0: "),
