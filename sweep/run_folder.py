@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import cache, partial
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,17 +31,8 @@ from sweep.slices import Rule, aggregate
 from sweep.storage import leased
 
 # Columns of configurations.csv before those of the searched settings.
-OWN_COLUMNS = [
-    "configuration",
-    "digest",
-    "state",
-    "folds_done",
-    "mean_fold_auc",
-    "sd_fold_auc",
-    "pooled_auc",
-    "failure",
-    "dropped",
-]
+OWN_COLUMNS = ["configuration", "digest", "state", "folds_done", "mean_fold_auc", "sd_fold_auc", "pooled_auc"]
+OWN_COLUMNS += ["failure", "dropped"]
 COST_COLUMNS = ["configuration", "fold", "epochs", "best_epoch", "seconds"]
 
 
@@ -118,8 +110,12 @@ def inner_aucs(ledger: Ledger, unit: Unit) -> Array:
 
 def device_hours(ledger: Ledger, resources: Resources, unit: Unit) -> float:
     """A finished unit's part of its GPU's time, in hours; on CPUs of its worker's."""
-    result = json.loads((ledger.finished(unit) / "result.json").read_text())
+    result = _result(ledger, unit)
     return float(result["seconds"]) / 3600 * (resources.gpus_per_fold or 1) / int(result["side_by_side"])
+
+
+def _result(ledger: Ledger, unit: Unit) -> dict[str, Any]:
+    return dict(json.loads((ledger.finished(unit) / "result.json").read_text()))
 
 
 def held_out_auc(ledger: Ledger, unit: Unit, rule: Rule = "max") -> float:
@@ -172,25 +168,15 @@ def write_tables(run: RunFolder, ledger: Ledger, candidates: Sequence[Candidate]
     rows = [_row(candidate, table, evaluation.slices) for candidate, table in zip(candidates, predictions, strict=True)]
     table = pd.DataFrame(rows, columns=None if rows else OWN_COLUMNS)
     write_atomically(run.path / "configurations.csv", to_csv(table))
-    thresholds = [
-        (candidate.number, fold, fold_threshold(ledger, candidate.unit(fold), evaluation))
-        for candidate in candidates
-        for fold in sorted(candidate.fold_aucs)
-    ]
+    finished = [(one.number, one.unit(fold)) for one in candidates for fold in sorted(one.fold_aucs)]
+    thresholds = [(number, unit.fold, fold_threshold(ledger, unit, evaluation)) for number, unit in finished]
     columns = ["configuration", "fold", "threshold"]
     write_atomically(run.path / "thresholds.csv", to_csv(pd.DataFrame(thresholds, columns=columns)))
-    write_atomically(run.path / "costs.csv", to_csv(pd.DataFrame(_costs(ledger, candidates), columns=COST_COLUMNS)))
+    costs = [_result(ledger, unit) | {"configuration": number, "fold": unit.fold} for number, unit in finished]
+    write_atomically(run.path / "costs.csv", to_csv(pd.DataFrame(costs, columns=COST_COLUMNS)))
     filled = [table for table in predictions if len(table)]
     everything = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=COLUMNS)
     write_atomically(run.path / "predictions.parquet", everything.to_parquet(index=False))
-
-
-def _costs(ledger: Ledger, candidates: Sequence[Candidate]) -> Iterator[dict[str, object]]:
-    for candidate in candidates:
-        for fold in sorted(candidate.fold_aucs):
-            result = json.loads((ledger.finished(candidate.unit(fold)) / "result.json").read_text())
-            own = {"configuration": candidate.number, "fold": fold}
-            yield own | {name: result[name] for name in COST_COLUMNS if name in result}
 
 
 def _row(candidate: Candidate, predictions: pd.DataFrame, rule: Rule) -> dict[str, object]:

@@ -13,7 +13,7 @@ import ray
 from ray import tune
 
 from datasets.patch_store import PatchStore
-from sweep.ledger import Ledger, Unit
+from sweep.ledger import FailureKind, Ledger, Unit
 from sweep.settings import Configuration
 from sweep.storage import at_hand, fetch_file
 
@@ -41,12 +41,6 @@ class Work:
 
 def _lacks_memory(error: Exception) -> bool:
     return "Memory" in type(error).__name__ or "allocate memory" in str(error)  # on a GPU; on a CPU
-
-
-def _is_hopeless(error: Exception) -> bool:
-    from lightning_modules.checkpoint import HopelessError
-
-    return isinstance(error, HopelessError)
 
 
 class FoldTrainable(tune.Trainable):
@@ -90,14 +84,15 @@ class FoldTrainable(tune.Trainable):
                 one.ledger.record_failure(one.unit, reason, "retry")
             raise  # ends the process: nothing of a broken one, a CUDA context say, reaches the next unit
         for one in pack:
-            if why := failed.get(one):
-                one.ledger.record_failure(one.unit, str(why), "hopeless" if _is_hopeless(why) else "final")
+            if one in failed:
+                one.ledger.record_failure(one.unit, *failed[one])
             else:
                 one.ledger.finish(one.unit)
 
-    def _train(self, begun: dict[Work, Path]) -> dict[Work, Exception | None]:
-        """Why training diverged or is hopeless, by unit; None or no entry where it ended well."""
+    def _train(self, begun: dict[Work, Path]) -> dict[Work, tuple[str, FailureKind]]:
+        """Why training diverged or is hopeless, by unit; no entry where it ended well."""
         # Imported by the worker alone: the driver never pays for torch.
+        from lightning_modules.checkpoint import HopelessError
         from sweep.node_copy import on_own_disk
         from sweep.train_fold import Task, train_pack
 
@@ -108,7 +103,8 @@ class FoldTrainable(tune.Trainable):
             if not (folder / "result.json").exists() and not one.ledger.is_done(one.unit)
         }
         store = on_own_disk(self._store, self._node_folder, self._store_url)
-        return dict(zip(tasks, train_pack([*tasks.values()], store) if tasks else [], strict=True))
+        ended = zip(tasks, train_pack([*tasks.values()], store) if tasks else [], strict=True)
+        return {one: (str(why), "hopeless" if isinstance(why, HopelessError) else "final") for one, why in ended if why}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Tune keeps nothing: the unit's own checkpoint is in its working folder."""
