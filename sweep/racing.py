@@ -126,7 +126,7 @@ def paired(evidence: Evidence, leader: int, row: int, alpha: float) -> Drop | No
     """
     shared = evidence.done[row]
     done, folds = shared.sum(), len(shared)
-    difference = float((evidence.auc[row] - evidence.auc[leader])[shared].mean())
+    difference = (evidence.auc[row] - evidence.auc[leader])[shared].mean()
     variance = _paired_variance(evidence, leader, row)[shared].mean()
     error = np.sqrt(variance / done * (1 - done / folds))
     if difference + ndtri(1 - alpha) * error >= 0:
@@ -151,7 +151,7 @@ def wilcoxon(evidence: Evidence, leader: int, row: int, alpha: float) -> Drop | 
         return None
     p = _signed_rank_p(tuple(difference))
     error = difference.std(ddof=1) / np.sqrt(len(difference))
-    return _drop(row, leader, float(difference.mean()), error, f"signed-rank test, p = {p:.3f}") if p < alpha else None
+    return _drop(row, leader, difference.mean(), error, f"signed-rank test, p = {p:.3f}") if p < alpha else None
 
 
 @lru_cache(maxsize=10_000)
@@ -162,7 +162,7 @@ def _signed_rank_p(difference: tuple[float, ...]) -> float:
 
 def forgiving(evidence: Evidence, leader: int, row: int, alpha: float) -> Drop | None:  # noqa: ARG001
     """Drop what on average is below the leader's worst fold (Bergman et al. 2024, arXiv 2405.03389)."""
-    gap = float(np.nanmean(evidence.auc[row]) - evidence.auc[leader].min())
+    gap = np.nanmean(evidence.auc[row]) - evidence.auc[leader].min()
     return _drop(row, leader, gap, 0.0, "mean below the leader's worst fold") if gap < 0 else None
 
 
@@ -198,7 +198,7 @@ def halving(evidence: Evidence, alpha: float) -> Verdict:  # noqa: ARG001
             first, *others = (int(row) for row in np.argsort(-mean, kind="stable")[: alive.sum()])
             why = f"not among the best {keep} after {rung} folds"
             out = [row for row in others[keep - 1 :] if not evidence.complete[row]]
-            drops = [_drop(row, first, float(mean[row] - mean[first]), 0.0, why) for row in out]
+            drops = [_drop(row, first, mean[row] - mean[first], 0.0, why) for row in out]
             break
     return Verdict(drops, -done - np.arange(rows) / rows, np.arange(folds), spread=1.0)
 
@@ -219,23 +219,18 @@ def posterior(evidence: Evidence, alpha: float) -> Verdict:
     leader = int(np.argmax(np.where(evidence.alive & evidence.done.any(axis=1), prediction[0], -1)))
     difference, error = differences(prediction, leader)
     error *= CAUTION * (1 + 1 / np.maximum(evidence.done.sum(axis=1), 1))
-    above = np.where(evidence.complete, 0.0, ndtr(difference / error))
-    if evidence.complete[leader]:
-        above = chance_above(float(evidence.auc[leader].mean()), evidence.auc, prediction[0], error)
-    # All folds of one that is likely to lead are worth more than any other's: nothing is dropped before it is complete.
-    above[leader] = 0.0 if evidence.complete[leader] else 1e3
-    above = np.where(evidence.out, 0.0, above)
-    drops, enough = [], alpha if evidence.last and evidence.complete[leader] else 0.0
-    if evidence.complete[leader]:
-        rows = np.argsort(above, kind="stable")
-        rows = rows[np.isnan(evidence.auc[rows]).any(axis=1)]
-        finished = above.sum() <= enough
-        sure = evidence.alive[rows] & evidence.done[rows].any(axis=1)
-        sure &= finished | (np.cumsum(above[rows]) <= alpha * EARLY_SHARE)
-        drops = [
-            _drop(int(row), leader, float(difference[row]), float(error[row]), _chance(float(above[row])))
-            for row in rows[sure]
-        ]
+    if not evidence.complete[leader]:
+        # All folds of one that is likely to lead are worth more than any other's: nothing is dropped before.
+        above = np.where(evidence.complete, 0.0, ndtr(difference / error))
+        above[leader] = 1e3
+        return Verdict([], np.where(evidence.out, 0.0, above), folds)
+    above = chance_above(float(evidence.auc[leader].mean()), evidence.auc, prediction[0], error)
+    above, enough = np.where(evidence.out, 0.0, above), alpha if evidence.last else 0.0
+    rows = np.argsort(above, kind="stable")
+    rows = rows[np.isnan(evidence.auc[rows]).any(axis=1)]
+    sure = evidence.alive[rows] & evidence.done[rows].any(axis=1)
+    sure &= (above.sum() <= enough) | (np.cumsum(above[rows]) <= alpha * EARLY_SHARE)
+    drops = [_drop(row, leader, difference[row], error[row], _chance(above[row])) for row in rows[sure]]
     return Verdict(drops, above, folds, enough)
 
 
@@ -297,8 +292,8 @@ def out_of_budget(evidence: Evidence, why: str) -> Verdict:
     difference, error = differences(prediction, leader)
     value[leader] = 1
     rows = np.flatnonzero(evidence.alive & ~evidence.complete & (value < 0))
-    drops = [_drop(int(row), leader, float(difference[row]), float(error[row]), why) for row in rows]
-    return Verdict([drop._replace(risked=False) for drop in drops], value, folds)
+    drops = [_drop(int(row), leader, difference[row], error[row], why)._replace(risked=False) for row in rows]
+    return Verdict(drops, value, folds)
 
 
 def _paired_variance(evidence: Evidence, reference: int, row: int) -> Array:
@@ -316,5 +311,5 @@ STRATEGIES: Mapping[str, Strategy] = {
 
 
 def _drop(row: int, against: int, difference: float, error: float, why: str) -> Drop:
-    half = float(ndtri(0.975) * error)
-    return Drop(row, against, difference, difference - half, difference + half, why)
+    half, difference = float(ndtri(0.975) * error), float(difference)
+    return Drop(int(row), against, difference, difference - half, difference + half, why)

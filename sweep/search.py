@@ -18,15 +18,7 @@ from sweep.candidate import Candidate
 from sweep.ledger import Ledger, Unit
 from sweep.proposals import propose, trials_to_go_on_with
 from sweep.race_model import Array
-from sweep.racing import (
-    STRATEGIES,
-    Drop,
-    Evidence,
-    Verdict,
-    expected_improvement,
-    hopeless_below,
-    out_of_budget,
-)
+from sweep.racing import STRATEGIES, Drop, Evidence, Verdict, expected_improvement, hopeless_below, out_of_budget
 from sweep.settings import Settings
 
 Score = Callable[[Unit], float]
@@ -90,8 +82,7 @@ class Search:
     def next_unit(self) -> tuple[Candidate, int] | None:
         """The fold worth most, of a configuration in the race or a new one; None when there is none to start now."""
         if self._settings.search.deterministic:
-            waiting = [(candidate, fold) for candidate, fold in self._wave if fold not in candidate.running]
-            chosen = waiting[0] if waiting else None
+            chosen = next(((candidate, fold) for candidate, fold in self._wave if fold not in candidate.running), None)
         else:
             chosen = self._choose()
         if chosen:

@@ -12,7 +12,6 @@ from typing import Any
 import ray
 from ray import tune
 
-from datasets.patch_store import PatchStore
 from sweep.ledger import FailureKind, Ledger, Unit
 from sweep.settings import Configuration
 from sweep.storage import at_hand, fetch_file
@@ -52,11 +51,7 @@ class FoldTrainable(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._pack: list[Work] = config["pack"]
-        self._store: PatchStore = config["store"]
-        self._node_folder: Path | None = config["node_folder"]
-        self._url, self._store_url = config["url"], config["store_url"]
-        self._saving_share: float = config["saving_share"]
+        self._config = config
         os.chdir(config["directory"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -67,9 +62,10 @@ class FoldTrainable(tune.Trainable):
         return str(ray.get_runtime_context().get_node_id())
 
     def step(self) -> dict[str, Any]:
-        with at_hand(self._url or str(self._pack[0].ledger.folder.parent), None) as run:
-            self._work([one.inside(run) for one in self._pack])
-        return {"folds": len(self._pack)}
+        pack: list[Work] = self._config["pack"]
+        with at_hand(self._config["url"] or str(pack[0].ledger.folder.parent), None) as run:
+            self._work([one.inside(run) for one in pack])
+        return {"folds": len(pack)}
 
     def _work(self, pack: Sequence[Work]) -> None:
         begun = {one: one.ledger.begin(one.unit) for one in pack}
@@ -96,13 +92,14 @@ class FoldTrainable(tune.Trainable):
         from sweep.node_copy import on_own_disk
         from sweep.train_fold import Task, train_pack
 
+        store, saving_share = self._config["store"], self._config["saving_share"]
         # What has its last file was killed before its DONE; what is done was so by a worker that outlived its driver.
         tasks = {
-            one: Task(one.configuration, one.fold, folder, one.split, one.hopeless_below, self._saving_share)
+            one: Task(one.configuration, one.fold, folder, one.split, one.hopeless_below, saving_share)
             for one, folder in begun.items()
             if not (folder / "result.json").exists() and not one.ledger.is_done(one.unit)
         }
-        store = on_own_disk(self._store, self._node_folder, self._store_url)
+        store = on_own_disk(store, self._config["node_folder"], self._config["store_url"])
         ended = zip(tasks, train_pack([*tasks.values()], store) if tasks else [], strict=True)
         return {one: (str(why), "hopeless" if isinstance(why, HopelessError) else "final") for one, why in ended if why}
 
