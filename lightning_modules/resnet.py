@@ -40,7 +40,7 @@ class Block(nn.Module):
         return images
 
 
-class ResNet(nn.Module):
+class ResNet(nn.Sequential):
     """(B, 3, H, W) to features (B, F), the means over the last stage's pixels."""
 
     def __init__(
@@ -49,11 +49,11 @@ class ResNet(nn.Module):
         super().__init__()
         self.conv1 = _convolution(3, widths[0], stem_kernel, stem_stride)
         self.bn1 = nn.BatchNorm2d(widths[0])
+        self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         self.features = widths[0]
         for stage, (count, width) in enumerate(zip(blocks, widths, strict=True), 1):
             self.add_module(f"layer{stage}", self._stage(kernels, count, width, stride=1 if stage == 1 else 2))
-        self.stages = len(blocks)
 
     def _stage(self, kernels: tuple[int, ...], count: int, width: int, stride: int) -> nn.Sequential:
         blocks = []
@@ -63,10 +63,8 @@ class ResNet(nn.Module):
         return nn.Sequential(*blocks)
 
     def forward(self, images: Tensor) -> Tensor:
-        images = self.maxpool(torch.relu_(self.bn1(self.conv1(images))))
-        for stage in range(1, self.stages + 1):
-            images = getattr(self, f"layer{stage}")(images)
-        return images.mean((2, 3))
+        features: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
+        return features.mean((2, 3))
 
 
 def _convolution(before: int, after: int, kernel: int, stride: int) -> nn.Conv2d:
