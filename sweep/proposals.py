@@ -50,8 +50,7 @@ def chosen_study(settings: Settings, chosen: Sequence[Mapping[str, Value]]) -> o
     study = optuna.create_study(direction="maximize")
     space = {name: distribution(name, span) for name, span in settings.search.space.items()}
     for values in chosen:
-        trial = create_trial(state=TrialState.RUNNING, params=dict(values), distributions=space)
-        study.add_trial(trial)
+        study.add_trial(create_trial(state=TrialState.RUNNING, params=dict(values), distributions=space))
     return study
 
 
@@ -110,8 +109,7 @@ def distribution(name: str, span: Range) -> BaseDistribution:
     """Optuna's distribution for a setting's range; whole numbers for a setting that takes only those."""
     if span.choices is not None:
         return CategoricalDistribution(span.choices)
-    if span.low is None or span.high is None:
-        raise ValueError(f"search.space.{name}: a range needs low and high")
+    assert span.low is not None and span.high is not None  # Range sees to it
     if setting_type(name) is int:
         return IntDistribution(int(span.low), int(span.high), log=span.log, step=int(span.step or 1))
     return FloatDistribution(span.low, span.high, log=span.log, step=span.step)

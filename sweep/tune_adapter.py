@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -280,20 +280,15 @@ def _init(cluster: Cluster) -> None:
 def _stop_requested() -> Iterator[threading.Event]:
     """Set by the first SIGINT or SIGTERM; the second one acts as it would have before."""
     stop = threading.Event()
+    with ExitStack() as before:
 
-    def request(*_: object) -> None:
-        stop.set()
-        restore()
+        def request(*_: object) -> None:
+            stop.set()
+            before.close()
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before.callback(signal.signal, number, signal.signal(number, request))
         yield stop
-    finally:
-        restore()
 
 
 def _quiet() -> None:
