@@ -110,8 +110,7 @@ def _write_patient_tables(run: RunFolder, settings: Settings, patients: set[str]
         remove(run.path / f"{name}.csv")  # of an earlier start
     for name, table in tables.items():
         known = table["patient_id"].isin(patients)
-        if not known.all():
-            lost = table.loc[~known, "patient_id"].nunique()
+        if lost := table.loc[~known, "patient_id"].nunique():
             log.info("%s.csv: left out %d patients that are not in the cohort", name, lost)
         write_atomically(run.path / f"{name}.csv", to_csv(table[known]))
 

@@ -90,8 +90,7 @@ def run_ingest(settings: Settings) -> int:
         ingested = prepare_patches(settings)
         write_cohort(run, settings, ingested)
         Console(stderr=True).print(summary(ingested.store, ingested.skipped, files=ingested.files))
-        sheet = below(settings.run_folder, "ingest.html")
-        log.info("look at %s; tables: cohort.csv and excluded.csv beside it", sheet)
+        log.info("look at %s; tables: cohort.csv and excluded.csv beside it", below(settings.run_folder, "ingest.html"))
         require_patients(run, settings, ingested.store)
     return DONE
 

@@ -148,8 +148,6 @@ class Search:
     def _spent(self) -> str:
         """The budget that is used up, units in training included, or "" while there is some left."""
         asked = self._settings.search
-        if not (asked.max_folds or asked.max_hours):
-            return ""
         under_way = np.count_nonzero(self._under_way & ~self._finished)
         if asked.max_folds and len(self._done) + under_way >= asked.max_folds:
             return f"search.max_folds={asked.max_folds} is used up"
