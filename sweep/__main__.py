@@ -8,8 +8,6 @@ python -m sweep status runs/NAME              how far a run has come, from any m
 python -m sweep compare runs/A runs/B [FOLDER] [patients=common]   two sweeps of the same patients, paired tests
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Sequence

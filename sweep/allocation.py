@@ -1,7 +1,5 @@
 """What a unit takes of a machine, and how many fit. Tune loads this in every worker: it stays apart from the driver."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

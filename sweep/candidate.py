@@ -1,7 +1,5 @@
 """A configuration in a sweep and how far its folds have come."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isnan

@@ -1,7 +1,5 @@
 """conf/*.yaml and the command line in, one frozen Settings object or one clear line out."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Sequence
 from pathlib import Path

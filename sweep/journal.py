@@ -1,7 +1,5 @@
 """Optuna's journal after a crash or a bad disk: what was half-written is cut off, what was changed is refused."""
 
-from __future__ import annotations
-
 import json
 from hashlib import sha256
 from pathlib import Path

@@ -6,8 +6,6 @@ was only thought dead can write no more. Finishing writes DONE, which holds ever
 the folder to `fold-N`. A folder without DONE counts as nothing.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

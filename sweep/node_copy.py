@@ -1,7 +1,5 @@
 """A patch store on the disk of the node that reads it: copied once a node, mapped into memory by all its workers."""
 
-from __future__ import annotations
-
 import fcntl
 import shutil
 from functools import cache

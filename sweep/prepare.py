@@ -1,7 +1,5 @@
 """Before the first fold: networks that can be built, a cohort with its patch store, and a split."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """Who proposes configurations: Optuna's study on a journal, its samplers by name, and its distributions."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from inspect import signature

@@ -1,7 +1,5 @@
 """What a race expects of configurations that have not all their folds yet. Pure NumPy."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

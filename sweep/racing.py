@@ -4,8 +4,6 @@ Pure NumPy: a strategy is a function of the evidence alone, so that a resumed sw
 configurations see the folds in one shared order, which with `posterior` and `lossless` changes with the leader.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial

@@ -1,7 +1,5 @@
 """One sweep, start to report: cohort, split, search, units, tables."""
 
-from __future__ import annotations
-
 import logging
 import time
 from pathlib import Path

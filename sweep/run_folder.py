@@ -1,7 +1,5 @@
 """runs/NAME: what stands where, and the tables that the driver writes into it."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ Resuming is starting again: configurations and which were dropped come back from
 the ledger.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable
 from math import isnan, nan

@@ -1,7 +1,5 @@
 """Several searches that share the workers, each over a split of its own, in the shape of one. Knows no Ray."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain

@@ -1,7 +1,5 @@
 """(configuration, fold) → out-of-fold predictions. A function of its arguments, wherever it runs. Knows no Ray."""
 
-from __future__ import annotations
-
 import gc
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Ray Tune over search.py and train_fold.py: a thin Searcher, Trainable and Callback. A trial is a pack of units."""
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

@@ -1,7 +1,5 @@
 """What the driver looks at while Tune runs: the display's beat, Ctrl-C, workers that hang, nodes that are gone."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
