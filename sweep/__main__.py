@@ -27,23 +27,23 @@ def main(arguments: Sequence[str]) -> int:
         match arguments:
             case [*_, "--help" | "-h"] | ["help"]:
                 print(_help())
-                return 0
             case ["ingest", *overrides]:
-                return _ingest(overrides)
+                _ingest(overrides)
             case ["phantom", folder, *options]:
-                return _phantom(Path(folder), options)
+                _phantom(Path(folder), options)
             case ["report", folder]:
-                return _report(folder)
+                _report(folder)
             case ["compare", first, second, *options]:
-                return _compare(Path(first), Path(second), options)
+                _compare(Path(first), Path(second), options)
             case ["compare", *_]:
                 raise SettingsError("compare: name two runs, as in `python -m sweep compare runs/A runs/B`")
             case ["status", folder]:
-                return _status(folder)
+                _status(folder)
             case ["phantom" | "report" | "status" as command, *_]:
                 raise SettingsError(f"{command}: name a folder, as in `python -m sweep {command} FOLDER`")
             case _:
                 return _sweep(arguments)
+        return 0
     except KeyboardInterrupt:
         log.warning("interrupted: the same command goes on where this one stopped")
         return INTERRUPTED
@@ -65,14 +65,14 @@ def _sweep(overrides: Sequence[str]) -> int:
     return run_sweep(settings)
 
 
-def _ingest(overrides: Sequence[str]) -> int:
+def _ingest(overrides: Sequence[str]) -> None:
     settings = load_settings(overrides)
     from sweep.run import run_ingest
 
-    return run_ingest(settings)
+    run_ingest(settings)
 
 
-def _phantom(folder: Path, options: Sequence[str]) -> int:
+def _phantom(folder: Path, options: Sequence[str]) -> None:
     values: dict[str, int] = default_settings()["data"]["phantom"]
     for option in options:
         key, _, value = option.partition("=")
@@ -83,20 +83,18 @@ def _phantom(folder: Path, options: Sequence[str]) -> int:
 
     write_phantom(folder, patients=values["patients"], seed=values["seed"])
     log.info("wrote a synthetic cohort of %d patients to %s", values["patients"], folder)
-    return 0
 
 
-def _report(place: str) -> int:
+def _report(place: str) -> None:
     from sweep.report import write_report
     from sweep.storage import at_hand
 
     with at_hand(place) as folder:
         write_report(folder)
     log.info("report: %s", below(place, "report.html"))
-    return 0
 
 
-def _compare(first: Path, second: Path, options: Sequence[str]) -> int:
+def _compare(first: Path, second: Path, options: Sequence[str]) -> None:
     folders = [option for option in options if option != "patients=common"]
     if len(folders) > 1 or any("=" in folder for folder in folders):
         raise SettingsError(f"compare: {' '.join(folders)}: write a folder for the result, patients=common, or nothing")
@@ -108,16 +106,14 @@ def _compare(first: Path, second: Path, options: Sequence[str]) -> int:
     compared = compare_runs(first, second, folder, common=len(folders) < len(options))
     Console().print(terminal_table(compared))
     log.info("comparison: %s", folder / "compare.html")
-    return 0
 
 
-def _status(place: str) -> int:
+def _status(place: str) -> None:
     from sweep.status import WANTED, status
     from sweep.storage import at_hand
 
     with at_hand(place, WANTED.fullmatch) as run:
         print(status(run))
-    return 0
 
 
 def _help() -> str:

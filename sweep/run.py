@@ -75,7 +75,7 @@ def run_sweep(settings: Settings) -> int:
         return outcome
 
 
-def run_ingest(settings: Settings) -> int:
+def run_ingest(settings: Settings) -> None:
     """The sweep's first step alone: cohort.csv, excluded.csv and ingest.html in the run folder, and a summary.
 
     Raises:
@@ -90,7 +90,6 @@ def run_ingest(settings: Settings) -> int:
         Console(stderr=True).print(summary(ingested.store, ingested.skipped, files=ingested.files))
         log.info("look at %s; tables: cohort.csv and excluded.csv beside it", below(settings.run_folder, "ingest.html"))
         require_patients(run, settings, ingested.store)
-    return DONE
 
 
 def _train(settings: Settings, run: RunFolder, store: PatchStore, ledger: Ledger, search: Search) -> None:
