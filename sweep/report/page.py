@@ -13,8 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+import sweep.report.plots as plots
+import sweep.report.search_plots as search_plots
 from sweep.explanations import Explanations
-from sweep.report import plots, search_plots
 from sweep.report.galleries import MOST, galleries
 from sweep.report.reading import BAND
 from sweep.report.searching import ENOUGH_TO_RANK
