@@ -81,3 +81,9 @@ def test_only_the_readers_read_dicom() -> None:
 def test_the_core_knows_no_ray() -> None:
     users = [path.name for path in FILES if "import ray" in path.read_text() or "from ray" in path.read_text()]
     assert users == ["allocation.py", "tune_adapter.py", "watch.py", "worker.py"]
+
+
+def test_the_parts_of_the_report_do_not_import_the_whole() -> None:
+    parts = [path for path in FILES if path.parent.name == "report" and path.stem != "__init__"]
+    assert len(parts) > 5
+    assert not [path.name for path in parts if "sweep.report" in imports(path)]
