@@ -70,7 +70,12 @@ def test_a_killed_sweep_goes_on_from_another_folder_and_ends_as_an_undisturbed_o
             assert (folder / name).read_bytes() == (home / name).read_bytes()
         assert (folder / "report.html").exists() and not list(folder.rglob("*.partial-*"))
     assert run_sweep(tmp_path, "status", url).stdout.startswith("6 of 6 folds finished")
+    with at_hand(url) as folder:
+        (kept,) = (folder / "explanations").glob("*.parquet")
+        sweep.storage.remove(kept)
     assert run_sweep(tmp_path, "report", url).returncode == 0
+    with at_hand(url) as folder:
+        assert (folder / "explanations" / kept.name).exists(), "the weights were not fetched"
 
 
 def train(folder: Path, process: str, *, until_killed: bool = False) -> str:
