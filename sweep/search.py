@@ -146,9 +146,10 @@ class Search:
     def _spent(self) -> str:
         """The budget that is used up, units in training included, or "" while there is some left."""
         asked = self._settings.search
-        under_way = np.count_nonzero(self._under_way & ~self._finished)
-        if asked.max_folds and len(self._done) + under_way >= asked.max_folds:
-            return f"search.max_folds={asked.max_folds} is used up"
+        if asked.max_folds:
+            under_way = np.count_nonzero(self._under_way & ~self._finished)
+            if len(self._done) + under_way >= asked.max_folds:
+                return f"search.max_folds={asked.max_folds} is used up"
         spent = asked.max_hours and self._used_hours >= asked.max_hours
         return f"search.max_hours={asked.max_hours} is used up" if spent else ""
 
