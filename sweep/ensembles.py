@@ -84,7 +84,12 @@ def _subset_sums(probability: Array) -> Array:
 
 
 def row_aucs(label: Array, score: Array, fold: Array) -> Array:
-    """Mean of the folds' AUCs of every row, (S, N) -> (S,), by Mann-Whitney's U; nan where no fold has both classes."""
+    """Mean of the folds' AUCs of every row, (S, N) -> (S,), by Mann-Whitney's U; nan where no fold has both classes.
+
+    ValueError on nan or a negative score.
+    """
+    if not (score >= 0).all():
+        raise ValueError("ensembles average probabilities: give numbers from 0 to 1 for every patient and model")
     aucs = []
     for inside in folds_with_both_classes(label, fold):
         malignant, ranks = label[inside] == 1, rankdata(score[:, inside], axis=1)

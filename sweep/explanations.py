@@ -98,10 +98,13 @@ def _folds(run: RunFolder, row: Mapping[Any, Any], store: PatchStore, table: pd.
         raise ValueError("settings.yaml and configurations.csv are not of one run")
     from sweep.explain_fold import explain_fold  # torch takes seconds to import
 
-    for fold, slices in table.groupby("fold"):
+    weights, gone = dict[int, Path](), list[str]()
+    for fold in sorted(set(table["fold"])):
         try:
-            weights = ledger.file(Unit(row["digest"], int(str(fold))), "weights.pt")
-        except (LedgerError, FileNotFoundError) as error:  # it names a path, which the page must not
-            problem = f"The weights of fold {fold} are gone from the ledger, or not as they were written"
-            raise ValueError(problem) from error
-        yield explain_fold(configuration, weights, store.patches(), slices)
+            weights[fold] = ledger.file(Unit(row["digest"], int(fold)), "weights.pt")
+        except (LedgerError, FileNotFoundError):  # it names a path, which the page must not
+            gone.append(str(fold))
+    if gone:
+        raise ValueError(f"The weights of fold {', '.join(gone)} are gone from the ledger, or not as they were written")
+    for fold, of_fold in weights.items():
+        yield explain_fold(configuration, of_fold, store.patches(), table[table["fold"] == fold])

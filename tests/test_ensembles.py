@@ -62,6 +62,14 @@ def test_order_of_patients_and_swapped_labels() -> None:
     np.testing.assert_allclose(ensembles.subset_aucs(1 - label, probability, fold), 1 - aucs, atol=1e-12)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, -0.1])
+def test_what_is_no_probability_is_refused(wrong: float) -> None:
+    label, probability, fold = models(4, 3)
+    probability[1, 5] = wrong
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        ensembles.subset_aucs(label, probability, fold)
+
+
 def test_too_many_models_are_sent_to_the_greedy_search() -> None:
     label, probability, fold = models(5, ensembles.MOST_MODELS + 1)
     with pytest.raises(ValueError, match="greedily"):
